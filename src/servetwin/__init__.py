@@ -1,0 +1,1 @@
+"""Servetwin: a digital twin of LLM serving clusters."""

@@ -1,0 +1,115 @@
+"""The contracts of the cluster: what a router sees and decides, and what a whole simulation leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servetwin.core.registry import Registry
+from servetwin.engine.base import EngineSettings, InstanceLog, Ordering, RequestLog, Scheduler
+from servetwin.step.base import StepModel
+from servetwin.workload.base import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """One serving instance, ready to run.
+
+    Attributes
+    ----------
+    name
+        ``<pool>-<number>``.
+    device
+        Name of its accelerator, for reports.
+    model
+        The model it serves; None serves every request.
+    kv_bytes_per_block
+        Bytes of one KV block over all its ranks, to turn blocks into bytes.
+    weight_bytes
+        Bytes of the model's weights over all its ranks.
+    """
+
+    name: str
+    pool: str
+    device: str
+    model: str | None
+    settings: EngineSettings
+    scheduler: Scheduler
+    ordering: Ordering
+    step_model: StepModel
+    kv_bytes_per_block: int = 0
+    weight_bytes: int = 0
+
+
+@dataclass(slots=True)
+class RequestView:
+    """What a router knows of a request: not its output length."""
+
+    row: int
+    arrival_ns: int
+    prompt_tokens: int
+    session_id: str | None
+    model: str | None
+    priority: int
+    block_keys: Sequence[int]
+    """Keys of the prompt's full blocks, at the block size of the cluster's first instance; empty if nothing reads them."""
+
+
+@dataclass(slots=True)
+class ClusterView:
+    """What a router knows of the instances, each column of shape ``(instances,)``; maybe stale, never the future.
+
+    ``outstanding`` = waiting + running requests. ``kv_used_blocks`` counts referenced blocks.
+    """
+
+    waiting: NDArray[np.int64]
+    running: NDArray[np.int64]
+    outstanding: NDArray[np.int64]
+    kv_used_blocks: NDArray[np.int64]
+    kv_blocks: NDArray[np.int64]
+    max_num_seqs: NDArray[np.int64]
+
+
+class Router(Protocol):
+    """Chooses the instance that serves a request."""
+
+    reads: frozenset[str]
+    """The columns of the view that it uses (``"waiting"``, ``"running"``, ``"outstanding"``, ``"kv_used_blocks"``) and
+    ``"block_keys"`` if it uses the request's; others may be out of date. A router that reads KV use makes the engine step
+    one by one."""
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Return one of ``candidates`` (instance numbers, ascending, at least one)."""
+        ...
+
+
+routers: Registry[Router] = Registry("router")
+"""Factories take ``(seed: int)`` by keyword and the policy's own options."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEnd:
+    """What lies between a client and an instance: constant delays of a request and of a response, in nanoseconds."""
+
+    request_ns: int = 0
+    response_ns: int = 0
+
+
+@dataclass(slots=True)
+class SimulationOutcome:
+    """What a simulation leaves behind: columns, to be summarised by ``metrics``."""
+
+    workload: Workload
+    instances: Sequence[InstanceSpec]
+    requests: RequestLog
+    logs: Sequence[InstanceLog]
+    front_end: FrontEnd | None = None
+    end_ns: int = 0
+    """Time of the last event."""
+    complete: bool = True
+    """False when the run was interrupted."""
+    notices: list[str] = field(default_factory=list)

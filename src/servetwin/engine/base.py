@@ -1,0 +1,181 @@
+"""The contracts of one serving instance: settings, scheduler, ordering, and what it writes down."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from servetwin.core.registry import Registry
+
+NOT_YET = -1
+"""A time or number that has not happened (an unfinished request's ``finish_ns``)."""
+
+PENDING, COMPLETED, REJECTED = 0, 1, 2
+"""States of a request; only the last two are terminal. A run that was cut short leaves ``PENDING`` ones."""
+
+STATE_NAMES = ("unfinished", "completed", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """One serving instance's limits, by vLLM's names.
+
+    Attributes
+    ----------
+    num_blocks
+        KV blocks that requests can use (vLLM's ``num_gpu_blocks`` without its null block).
+    max_model_len
+        Longest prompt + output; longer requests are rejected.
+    idle_poll_ns
+        An idle instance notices an arrival only at a multiple of this after it fell idle (LSS polls every 1 ms); 0: at once.
+    """
+
+    num_blocks: int
+    max_model_len: int
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    scheduler_reserve_full_isl: bool = True
+    enable_prefix_caching: bool = True
+    idle_poll_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerView:
+    """What a scheduler sees when it plans a step: never a request's true output length."""
+
+    num_waiting: int
+    num_decoding: int
+    num_prefilling: int
+    """Running requests whose prompt is not computed to its end."""
+    enable_chunked_prefill: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPolicy:
+    """A scheduler's decision for one step.
+
+    Attributes
+    ----------
+    admit
+        Whether waiting requests may enter.
+    chunk
+        Whether a prompt may be split over steps; else it enters only when it fits the remaining budget whole.
+    decode
+        ``"first"``: running requests first, in order, then waiting ones beside them (vLLM V1).
+        ``"if_no_prefill"``: prompts first; decodes advance only in a step that computes no prompt (vLLM V0).
+    """
+
+    admit: bool
+    chunk: bool
+    decode: Literal["first", "if_no_prefill"] = "first"
+
+
+class Scheduler(Protocol):
+    """Decides, step by step, who may run."""
+
+    def plan(self, view: SchedulerView) -> StepPolicy:
+        """Return the policy of the next step. Pure: equal views get equal answers."""
+        ...
+
+
+class Ordering(Protocol):
+    """The order of the waiting queue, and who is preempted first."""
+
+    preempts_by_key: bool
+    """False: the victim is the last of the running list. True: the running request with the greatest key (vLLM's priority)."""
+
+    def key(self, arrival_ns: int, priority: int, prompt_tokens: int) -> tuple[int, ...]:
+        """Return the key by which waiting requests are served, smallest first (the row number breaks ties)."""
+        ...
+
+
+schedulers: Registry[Scheduler] = Registry("scheduler")
+orderings: Registry[Ordering] = Registry("scheduling policy")
+
+
+def _longs() -> array[int]:
+    return array("q")
+
+
+def _ints() -> array[int]:
+    return array("i")
+
+
+@dataclass(slots=True)
+class InstanceLog:
+    """What one instance writes down, as columns.
+
+    Steps, one row each: ``start_ns, end_ns, decoded`` (decoding requests that got a token at ``end_ns``), ``tokens``
+    (computed in it), ``kv_used_blocks`` and ``kv_cached_blocks`` (after the step was scheduled; used: referenced,
+    cached: reusable and unreferenced).
+
+    Rounds: the steps with ``decoded > 0``, counted from 0. All requests of a cohort advance by one token in a round.
+
+    Idle: ``idle_ns, idle_cached_blocks``: when the instance ran out of work, and what its cache holds then (used: 0).
+
+    Spans, one row each: request ``span_request`` got one token in each of ``span_tokens`` consecutive rounds from
+    ``span_round`` on. Tokens at the end of a prefill (the first token, and the next token after a preemption) are in no
+    span: the first is the request's ``first_token_ns``; others are rows ``resumed_request, resumed_ns``.
+
+    Queue: ``preempted_ns`` and ``readmitted_ns``: when a running request went back to waiting, and when one came back.
+    """
+
+    start_ns: array[int] = field(default_factory=_longs)
+    end_ns: array[int] = field(default_factory=_longs)
+    decoded: array[int] = field(default_factory=_ints)
+    tokens: array[int] = field(default_factory=_ints)
+    kv_used_blocks: array[int] = field(default_factory=_ints)
+    kv_cached_blocks: array[int] = field(default_factory=_ints)
+    idle_ns: array[int] = field(default_factory=_longs)
+    idle_cached_blocks: array[int] = field(default_factory=_ints)
+    span_request: array[int] = field(default_factory=_ints)
+    span_round: array[int] = field(default_factory=_ints)
+    span_tokens: array[int] = field(default_factory=_ints)
+    resumed_request: array[int] = field(default_factory=_ints)
+    resumed_ns: array[int] = field(default_factory=_longs)
+    preempted_ns: array[int] = field(default_factory=_longs)
+    readmitted_ns: array[int] = field(default_factory=_longs)
+
+
+@dataclass(slots=True)
+class RequestLog:
+    """What happened to each request, as columns of length n, filled by the cluster and the instances.
+
+    ``cached_tokens``: prompt tokens found in the prefix cache at the first admission (``NOT_YET`` before it).
+    ``recomputed_tokens``: tokens whose KV was there, was lost by preemption and was computed again.
+    ``reasons``: why, for each rejected row.
+    """
+
+    arrival_ns: array[int]
+    instance: array[int]
+    state: array[int]
+    first_scheduled_ns: array[int]
+    first_token_ns: array[int]
+    finish_ns: array[int]
+    cached_tokens: array[int]
+    recomputed_tokens: array[int]
+    preemptions: array[int]
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_size(cls, n: int) -> RequestLog:
+        """Return a log of ``n`` rows in which nothing has happened."""
+
+        def column(code: str, value: int) -> array[int]:
+            return array(code, [value]) * n
+
+        return cls(
+            arrival_ns=column("q", NOT_YET),
+            instance=column("i", NOT_YET),
+            state=column("b", PENDING),
+            first_scheduled_ns=column("q", NOT_YET),
+            first_token_ns=column("q", NOT_YET),
+            finish_ns=column("q", NOT_YET),
+            cached_tokens=column("i", NOT_YET),
+            recomputed_tokens=column("i", 0),
+            preemptions=column("i", 0),
+        )
