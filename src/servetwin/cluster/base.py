@@ -56,7 +56,7 @@ class RequestView:
     model: str | None
     priority: int
     block_keys: Sequence[int]
-    """Keys of the prompt's full blocks, at the block size of the cluster's first instance; empty if nothing reads them."""
+    """Keys of the prompt's full blocks, at the block size of the first instance's block size; empty if nothing reads them."""
 
 
 @dataclass(slots=True)
@@ -79,8 +79,8 @@ class Router(Protocol):
 
     reads: frozenset[str]
     """The columns of the view that it uses (``"waiting"``, ``"running"``, ``"outstanding"``, ``"kv_used_blocks"``) and
-    ``"block_keys"`` if it uses the request's; others may be out of date. A router that reads KV use makes the engine step
-    one by one."""
+    ``"block_keys"`` if it uses the request's; others may be out of date. A router that reads KV use makes the engine
+    step one by one."""
 
     def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
         """Return one of ``candidates`` (instance numbers, ascending, at least one)."""

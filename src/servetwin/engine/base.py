@@ -28,7 +28,7 @@ class EngineSettings:
     max_model_len
         Longest prompt + output; longer requests are rejected.
     idle_poll_ns
-        An idle instance notices an arrival only at a multiple of this after it fell idle (LSS polls every 1 ms); 0: at once.
+        An idle instance notices an arrival only at a multiple of this after it fell idle (LSS: 1 ms); 0: at once.
     """
 
     num_blocks: int
@@ -86,7 +86,7 @@ class Ordering(Protocol):
     """The order of the waiting queue, and who is preempted first."""
 
     preempts_by_key: bool
-    """False: the victim is the last of the running list. True: the running request with the greatest key (vLLM's priority)."""
+    """False: the victim is the last of the running list. True: the running one with the greatest key (vLLM priority)."""
 
     def key(self, arrival_ns: int, priority: int, prompt_tokens: int) -> tuple[int, ...]:
         """Return the key by which waiting requests are served, smallest first (the row number breaks ties)."""
