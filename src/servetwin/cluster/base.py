@@ -56,7 +56,7 @@ class RequestView:
     model: str | None
     priority: int
     block_keys: Sequence[int]
-    """Keys of the prompt's full blocks, at the block size of the first instance's block size; empty if nothing reads them."""
+    """Keys of the prompt's full blocks, at the first instance's block size; empty if nothing reads them."""
 
 
 @dataclass(slots=True)

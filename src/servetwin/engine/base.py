@@ -51,6 +51,8 @@ class SchedulerView:
     num_decoding: int
     num_prefilling: int
     """Running requests whose prompt is not computed to its end."""
+    batch_started: bool
+    """Whether a decode round has run since the instance was last empty (a static batch is closed then)."""
     enable_chunked_prefill: bool
 
 
@@ -78,7 +80,11 @@ class Scheduler(Protocol):
     """Decides, step by step, who may run."""
 
     def plan(self, view: SchedulerView) -> StepPolicy:
-        """Return the policy of the next step. Pure: equal views get equal answers."""
+        """Return the policy of the next step. Pure: equal views get equal answers.
+
+        While nothing can be admitted and no prompt is open, the answer must not depend on the view's counts alone in a
+        way that changes from one decode step to the next: the engine then runs many steps on one answer.
+        """
         ...
 
 
@@ -86,7 +92,7 @@ class Ordering(Protocol):
     """The order of the waiting queue, and who is preempted first."""
 
     preempts_by_key: bool
-    """False: the victim is the last of the running list. True: the running one with the greatest key (vLLM priority)."""
+    """False: the victim is the last of the running list. True: the running one with the greatest key (vLLM)."""
 
     def key(self, arrival_ns: int, priority: int, prompt_tokens: int) -> tuple[int, ...]:
         """Return the key by which waiting requests are served, smallest first (the row number breaks ties)."""
