@@ -1,0 +1,126 @@
+"""The ``workload:`` of a scenario: one model of options per kind of source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from servetwin.workload.arrivals import ArrivalOptions, ClosedLoop
+from servetwin.workload.base import WorkloadSource
+from servetwin.workload.lengths import LengthOptions
+from servetwin.workload.mix import ModelMix, PriorityMix
+from servetwin.workload.prefixes import SessionOptions, SharedPrefixOptions, SystemPromptOptions
+from servetwin.workload.schema import Count, Options, absolute
+
+
+class SyntheticOptions(Options):
+    """Requests that are drawn at random.
+
+    Attributes
+    ----------
+    requests
+        How many; where the arrivals say it (stages, pulses), at most so many. Left out with ``sessions``, which have
+        their own ``count``.
+    arrivals
+        When requests arrive, or sessions where there are ``sessions``.
+    prompt_tokens, output_tokens
+        Lengths; in a session those of the new text of a turn, and of its answer.
+    sessions
+        Conversations of several turns with a growing prefix.
+    system_prompts
+        Shared beginnings, in front of ``prompt_tokens``.
+    shared_prefix
+        inference-perf's fixed set of prompts, in place of ``prompt_tokens``, ``output_tokens`` and the two above.
+    model, priority
+        One for all, or a mix by weight (drawn per session where there are sessions).
+    """
+
+    kind: Literal["synthetic"] = "synthetic"
+    requests: Count | None = None
+    arrivals: ArrivalOptions
+    prompt_tokens: LengthOptions | None = None
+    output_tokens: LengthOptions | None = None
+    sessions: SessionOptions | None = None
+    system_prompts: SystemPromptOptions | None = None
+    shared_prefix: SharedPrefixOptions | None = None
+    model: ModelMix | None = None
+    priority: PriorityMix | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_prompts(self) -> Self:
+        others = ("prompt_tokens", "output_tokens", "sessions", "system_prompts")
+        if self.shared_prefix is not None:
+            if given := [name for name in others if getattr(self, name) is not None]:
+                raise ValueError(f"shared_prefix makes whole requests; leave out {', '.join(given)}")
+        elif missing := [name for name in others[:2] if getattr(self, name) is None]:
+            raise ValueError(
+                f"{' and '.join(missing)} missing (a number, or a distribution such as {{kind: lognormal}})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_count(self) -> Self:
+        if self.sessions is not None and self.requests is not None:
+            raise ValueError("with sessions, say sessions.count (how many sessions) and leave out requests")
+        if self.items is None:
+            name = "requests" if self.sessions is None else "sessions.count"
+            raise ValueError(f"{name} missing: {self.arrivals.kind} arrivals have no end of their own")
+        return self
+
+    @property
+    def items(self) -> int | None:
+        """How many requests, or sessions, at most."""
+        asked = self.requests if self.sessions is None else self.sessions.count
+        return asked if asked is not None else self.arrivals.total
+
+    @property
+    def closed_loop(self) -> ClosedLoop | None:
+        """The closed loop, where arrivals are one."""
+        return self.arrivals if isinstance(self.arrivals, ClosedLoop) else None
+
+    def source(self) -> WorkloadSource:
+        """Return the generator."""
+        from servetwin.workload.synthetic import SyntheticSource
+
+        return SyntheticSource(self)
+
+
+class _FileOptions(Options):
+    """A file of requests; only its first ``limit`` lines (a session is one line) are read."""
+
+    path: Annotated[str, Field(min_length=1)]
+    limit: Count | None = None
+
+    def at(self, folder: Path) -> Self:
+        """Return the same options with an absolute path."""
+        return self.model_copy(update={"path": absolute(self.path, folder)})
+
+
+class LssJsonlOptions(_FileOptions):
+    """A workload file of LLMServingSim: one JSON object per line."""
+
+    kind: Literal["lss_jsonl"] = "lss_jsonl"
+
+    def source(self) -> WorkloadSource:
+        """Return the file's reader."""
+        from servetwin.workload.lss_jsonl import LssJsonlSource
+
+        return LssJsonlSource(Path(self.path), limit=self.limit)
+
+
+class CsvOptions(_FileOptions):
+    """A CSV file with the columns ``arrival_s,prompt_tokens,output_tokens`` and optional others."""
+
+    kind: Literal["csv"] = "csv"
+
+    def source(self) -> WorkloadSource:
+        """Return the file's reader."""
+        from servetwin.workload.csv_file import CsvSource
+
+        return CsvSource(Path(self.path), limit=self.limit)
+
+
+WorkloadOptions: TypeAlias = Annotated[SyntheticOptions | LssJsonlOptions | CsvOptions, Field(discriminator="kind")]
+"""The ``workload:`` of a scenario."""
