@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Fields:
         self._taken: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
+        self._taken.add(key)
         return self._data.get(key) is not None
 
     def text(self, key: str, default: object = _MISSING) -> str:
@@ -114,15 +115,15 @@ class Fields:
         """Return the value under ``key`` as it was read."""
         return self._take(key, _MISSING)
 
-    def keys(self) -> list[str]:
-        """Return the keys, as texts, in the order of the file."""
-        return [str(key) for key in self._data]
+    def __iter__(self) -> Iterator[str]:
+        return (str(key) for key in self._data)
 
-    def refuse_others(self) -> None:
-        """Raise for a key that was never asked for: a misspelt key must not be ignored."""
+    def refuse_others(self, allowed: Iterable[str] = ()) -> None:
+        """Raise for a key that was never asked for and is not allowed: a misspelt key must not be ignored."""
+        known = self._taken.union(allowed)
         for key in self._data:
-            if key not in self._taken:
-                raise unknown_name("key", key, self._taken, where=self.where)
+            if key not in known:
+                raise unknown_name("key", key, known, where=self.where)
 
     def error(self, key: str, problem: str) -> InputError:
         """Return the error that says what is wrong with ``key``."""
