@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from typing import Any
 
 from servetwin.core.errors import InputError, unknown_name
@@ -51,12 +50,19 @@ def parse_variations(assignments: Iterable[str], option: str = "--vary") -> dict
 
 def apply_edits(data: Any, edits: dict[str, Any], option: str = "--set") -> tuple[Any, dict[KeyPath, str]]:
     """Return a copy of ``data`` with the edits made, and the label of each place that was edited."""
-    edited = deepcopy(data)
+    edited = _copy(data)
     places: dict[KeyPath, str] = {}
     for path, value in edits.items():
         label = f"{option} {path}"
         places[_set(edited, path.split("."), value, label)] = label
     return edited, places
+
+
+def _copy(data: Any) -> Any:
+    """Copy mappings and lists, and nothing that stands in them (a router given from Python stays itself)."""
+    if isinstance(data, dict):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _set(data: Any, parts: list[str], value: Any, label: str) -> KeyPath:

@@ -1,0 +1,76 @@
+"""Makes implementations from their registered factories: options are checked against the factory's signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from servetwin.core.errors import InputError, unknown_name
+from servetwin.scenario.explain import shorten
+
+T = TypeVar("T")
+
+
+def make(factory: Callable[..., T], options: Mapping[str, Any], context: Mapping[str, Any], where: str) -> T:
+    """Call ``factory`` with the options that a user gave and what it asks of the context.
+
+    Parameters
+    ----------
+    factory
+        A class or function; its keyword parameters are its options.
+    options
+        What the user wrote.
+    context
+        What the scenario knows (seed, model, device, ...): handed over where the signature has that name.
+    where
+        Path of the options, for messages.
+
+    Raises
+    ------
+    InputError
+        For an option that the factory does not have, one of the wrong type, or one that is missing.
+    """
+    parameters = inspect.signature(factory).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    own = [name for name, parameter in parameters.items() if name not in context and parameter.kind in _BY_KEYWORD]
+    hints = _hints(factory)
+    arguments = {name: value for name, value in context.items() if name in parameters}
+    for name, value in options.items():
+        if name in own:
+            arguments[name] = _checked(value, hints.get(name, Any), f"{where}.{name}")
+        elif open_ended:
+            arguments[name] = value
+        else:
+            raise unknown_name("option", name, own, where=where)
+    missing = [name for name in own if name not in arguments and parameters[name].default is inspect.Parameter.empty]
+    if missing:
+        raise InputError(f"option {missing[0]!r} is missing", where=where)
+    return factory(**arguments)
+
+
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _hints(factory: Callable[..., object]) -> dict[str, Any]:
+    target = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
+    try:
+        return get_type_hints(target)
+    except (NameError, TypeError):
+        return {}
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            hint, config=ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
+        )
+    except Exception:  # a hint that pydantic cannot read (a dataclass of its own): the factory checks
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"]
+        raise InputError(f"given {shorten(value)}: {message[0].lower()}{message[1:]}", where=where) from None

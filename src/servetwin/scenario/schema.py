@@ -1,0 +1,251 @@
+"""The scenario file: every key that a user may write, with its type, default and meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from servetwin.scenario.base import (
+    AS_NAME,
+    Microseconds,
+    Options,
+    PluginOptions,
+    Seconds,
+    Tokens,
+    implementation,
+    wrapped,
+)
+from servetwin.scenario.workload_field import WorkloadField
+
+SchedulerName: TypeAlias = Annotated[Any, implementation("plan", "scheduler"), AS_NAME]
+OrderingName: TypeAlias = Annotated[Any, implementation("key", "scheduling policy"), AS_NAME]
+StepModelName: TypeAlias = Annotated[Any, implementation("duration_ns", "step model"), AS_NAME]
+RouterName: TypeAlias = Annotated[Any, implementation("choose", "router"), AS_NAME]
+
+Objective: TypeAlias = Annotated[float, Field(gt=0, le=1e9)] | None
+
+MAX_INSTANCES = 1_000_000
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, float) else value
+
+
+def _unlimited(value: Any) -> Any:
+    return 0 if value == "unlimited" else value
+
+
+class LinkOptions(Options):
+    """The link between the accelerators of one replica."""
+
+    bandwidth_gb_per_s: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Bandwidth per direction, 10^9 bytes per second; default: the device's own link.",
+    )
+    latency_ns: float | None = Field(
+        None, ge=0, le=1e9, description="Latency of one hop; default: that of the device's link class."
+    )
+
+
+class HardwareOptions(Options):
+    """What one replica runs on."""
+
+    device: str = Field(description="Name of a device (`servetwin list hardware`).")
+    count: int | None = Field(
+        None, ge=1, le=1024, description="Accelerators per replica; default and only value: tensor_parallel_size."
+    )
+    link: LinkOptions = Field(LinkOptions(), description="Link between them.")
+
+
+class EngineOptions(Options):
+    """One serving instance's engine and its limits, by vLLM's names."""
+
+    kind: SchedulerName = Field("vllm", description="`vllm` (V1), `vllm_v0`, `orca`, `static`, or a plug-in's name.")
+    version: Annotated[Literal["0.19"], BeforeValidator(_as_text)] = Field(
+        "0.19", description="Version of vLLM whose rules are mirrored."
+    )
+    max_num_seqs: Annotated[int, BeforeValidator(_unlimited)] = Field(
+        256, ge=0, le=2**24, description='Most requests that run at once; 0 or "unlimited": max_num_batched_tokens.'
+    )
+    max_num_batched_tokens: Tokens = Field(2048, description="Most tokens computed in one step.")
+    long_prefill_token_threshold: int = Field(
+        0, ge=0, le=2**31 - 1, description="Longest chunk of one prompt in a step; 0: no limit."
+    )
+    enable_chunked_prefill: bool = Field(True, description="Whether a prompt may be split over steps.")
+    enable_prefix_caching: bool = Field(True, description="Whether KV blocks of equal prefixes are shared and kept.")
+    scheduler_reserve_full_isl: bool = Field(
+        True, description="Admit a request only when blocks for its whole prompt are free."
+    )
+    scheduling_policy: OrderingName = Field(
+        "fcfs",
+        description="Order of the waiting queue: `fcfs`, `priority`, `shortest_prompt_first`, or a plug-in's name.",
+    )
+    block_size: int = Field(16, ge=1, le=2**20, description="Tokens per KV block.")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Part of the device's memory that weights, reserve and KV cache may use."
+    )
+    num_gpu_blocks_override: int | None = Field(
+        None, ge=2, le=2**31 - 1,
+        description="KV blocks, vLLM's null block among them (so one less can be used); default: from memory.",
+    )  # fmt: skip
+    max_model_len: Tokens | None = Field(
+        None, description="Longest prompt + output; longer requests are rejected. Default: the model's context length, "
+        "at most max_num_batched_tokens where prompts are never split.",
+    )  # fmt: skip
+    tensor_parallel_size: int = Field(1, ge=1, le=1024, description="Accelerators that share each layer.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "fp8", "int8"] = Field(
+        "auto", description="Type of the weights; auto: the model's own."
+    )
+    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "float32", "fp8"] = Field(
+        "auto", description="Type of the KV cache; auto: dtype."
+    )
+    idle_poll_us: Microseconds = Field(
+        0.0, description="An idle engine sees an arrival only at multiples of this after it fell idle; 0: at once."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> EngineOptions:
+        limit = self.num_sequences
+        if limit > self.max_num_batched_tokens:
+            raise PydanticCustomError(
+                "budget", "max_num_batched_tokens ({budget}) must be at least max_num_seqs ({limit}), as in vLLM",
+                {"budget": self.max_num_batched_tokens, "limit": limit},
+            )  # fmt: skip
+        if self.whole_prompts and self.max_model_len and self.max_model_len > self.max_num_batched_tokens:
+            raise PydanticCustomError(
+                "whole_prompts",
+                "max_model_len ({length}) must be at most max_num_batched_tokens ({budget}): prompts are not split",
+                {"budget": self.max_num_batched_tokens, "length": self.max_model_len},
+            )
+        return self
+
+    @property
+    def num_sequences(self) -> int:
+        """``max_num_seqs`` as a number."""
+        return self.max_num_seqs or self.max_num_batched_tokens
+
+    @property
+    def whole_prompts(self) -> bool:
+        """Whether a prompt is always computed in one step."""
+        return not self.enable_chunked_prefill or self.kind in ("vllm_v0", "orca", "static")
+
+
+class HostOptions(Options):
+    """Time that the host adds to a step, beyond the accelerator's."""
+
+    per_step_us: Microseconds | None = Field(None, description="Per step; default: that of the step model.")
+    per_request_us: Microseconds | None = Field(
+        None, description="Per request in the step; default: that of the step model."
+    )
+
+
+class StepOptions(PluginOptions):
+    """How long a step takes. Further keys are options of the step model, see `docs/step-models.md`."""
+
+    model: StepModelName = Field(
+        "roofline", description="`roofline`, `profile`, `affine`, `fixed`, or a plug-in's name."
+    )
+    path: str | None = Field(None, description="Of a measured profile: its folder, relative to the scenario file.")
+    host: HostOptions = Field(HostOptions(), description="Host overhead.")
+
+
+class PoolOptions(Options):
+    """A pool of equal replicas."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100, description="Name, unique in the cluster."
+    )
+    replicas: int = Field(1, ge=1, le=MAX_INSTANCES, description="Number of equal instances.")
+    model: str | None = Field(None, description="Model that this pool serves; default: the scenario's.")
+    hardware: HardwareOptions | None = Field(
+        None, description="What a replica runs on; needed by step models that compute from a device."
+    )
+    engine: EngineOptions = Field(EngineOptions(), description="Engine and limits.")
+    step: Annotated[StepOptions, BeforeValidator(wrapped("model"))] = Field(
+        StepOptions(), description="Step-time model."
+    )
+
+    @model_validator(mode="after")
+    def _check_count(self) -> PoolOptions:
+        count = self.hardware.count if self.hardware else None
+        if count is not None and count != self.engine.tensor_parallel_size:
+            raise PydanticCustomError(
+                "count", "hardware.count ({count}) must equal engine.tensor_parallel_size ({size})",
+                {"count": count, "size": self.engine.tensor_parallel_size},
+            )  # fmt: skip
+        return self
+
+
+class RouterOptions(PluginOptions):
+    """Which instance serves a request. Further keys are options of the policy, see `docs/routers.md`."""
+
+    policy: RouterName = Field("round_robin", description="Name of a policy (`servetwin list routers`).")
+    staleness_s: Seconds = Field(
+        0.0, description="Age that the router's view of the instances may reach; 0: always fresh."
+    )
+
+
+class FrontEndOptions(Options):
+    """Constant delays between a client and an instance."""
+
+    request_us: Microseconds = Field(0.0, description="From the client's sending to the arrival at the router.")
+    response_us: Microseconds = Field(0.0, description="From a token's end at the server to its arrival at the client.")
+
+
+class SloOptions(Options):
+    """Service level objectives of one request; one that is left out is not asked for."""
+
+    ttft_s: Objective = Field(None, description="Longest time to first token.")
+    tpot_s: Objective = Field(None, description="Longest mean time per output token after the first.")
+    e2e_s: Objective = Field(None, description="Longest time from arrival to finish.")
+    queue_s: Objective = Field(None, description="Longest time from arrival to the first step.")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The objectives that are set, by name."""
+        return {name: limit for name, limit in self if limit is not None}
+
+
+class OutputOptions(Options):
+    """What is written down."""
+
+    interval_s: float = Field(1.0, ge=1e-6, le=1e9, description="Length of a row of timeline.csv and resources.csv.")
+    warmup_s: Seconds = Field(0.0, description="Requests that arrive before this are left out of the means.")
+
+
+class Scenario(Options):
+    """A whole scenario: a cluster, its models, and the load on it."""
+
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of every random stream.")
+    model: str | None = Field(
+        None,
+        description="Built-in model (`servetwin list models`), or path of a `config.json`.",
+    )
+    cluster: Annotated[tuple[PoolOptions, ...], Field(strict=False)] = Field(description="Pools of equal replicas.")
+    router: Annotated[RouterOptions, BeforeValidator(wrapped("policy"))] = Field(
+        RouterOptions(), description="Which instance serves a request."
+    )
+    workload: WorkloadField = Field(description="The requests, see `docs/workloads.md`.")
+    front_end: FrontEndOptions | None = Field(None, description="Delays between clients and the router.")
+    slo: SloOptions = Field(SloOptions(), description="Service level objectives.")
+    output: OutputOptions = Field(OutputOptions(), description="What is written down.")
+
+    @model_validator(mode="after")
+    def _check_pools(self) -> Scenario:
+        if not self.cluster:
+            raise PydanticCustomError("pools", "cluster has no pool; at least one is needed")
+        names = [pool.name for pool in self.cluster]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise PydanticCustomError("pools", "two pools have the name {name}", {"name": repr(twice[0])})
+        instances = sum(pool.replicas for pool in self.cluster)
+        if instances > MAX_INSTANCES:
+            raise PydanticCustomError(
+                "instances", "the cluster has {given} replicas; at most {allowed} are allowed",
+                {"given": instances, "allowed": MAX_INSTANCES},
+            )  # fmt: skip
+        return self
