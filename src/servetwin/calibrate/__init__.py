@@ -1,0 +1,1 @@
+"""Calibration: comparison of a simulation with measured data, fitting, and the accuracy page."""

@@ -1,0 +1,1 @@
+"""Importers: other tools' configurations as scenarios of servetwin."""
