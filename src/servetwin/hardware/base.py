@@ -24,7 +24,7 @@ class DeviceLink:
     Attributes
     ----------
     link_class
-        What it is (``nvlink4``, ``pcie5``); the network's default latencies go by it.
+        What it is (``nvlink4``, ``pcie_gen5``); the network's default latencies go by it.
     bandwidth_bytes_per_s
         Peak in one direction.
     """
