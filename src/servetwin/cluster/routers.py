@@ -1,0 +1,218 @@
+"""Routers: which instance serves a request."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servetwin.cluster.base import ClusterView, RequestView, routers
+from servetwin.core.random import stream
+
+_DRAWS_AT_ONCE = 4096
+
+
+class _Draws:
+    """Uniform draws from one stream, made many at a time."""
+
+    def __init__(self, seed: int, name: str) -> None:
+        self._generator = stream(seed, "router", name)
+        self._left: list[float] = []
+
+    def below(self, n: int) -> int:
+        """Return a number from 0 to n - 1."""
+        if not self._left:
+            self._left = self._generator.random(_DRAWS_AT_ONCE).tolist()
+        return int(self._left.pop() * n)
+
+
+def _least(scores: NDArray[np.int64], candidates: NDArray[np.int64]) -> int:
+    """Return the candidate with the least score, the first of equals."""
+    if len(candidates) == len(scores):
+        return int(scores.argmin())
+    return int(candidates[scores[candidates].argmin()])
+
+
+@routers.register("round_robin")
+class RoundRobin:
+    """One after the other, separately per set of candidates."""
+
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._turns: dict[int, int] = {}
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Return the next candidate."""
+        group = int(candidates[0])
+        turn = self._turns.get(group, 0)
+        self._turns[group] = turn + 1
+        return int(candidates[turn % len(candidates)])
+
+
+@routers.register("random")
+class Random:
+    """Any candidate with equal probability."""
+
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._draws = _Draws(seed, "random")
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Draw a candidate."""
+        return int(candidates[self._draws.below(len(candidates))])
+
+
+@routers.register("least_outstanding")
+class LeastOutstanding:
+    """The candidate with the fewest waiting and running requests, the first of equals."""
+
+    reads = frozenset({"outstanding"})
+
+    def __init__(self, *, seed: int = 0) -> None:
+        pass
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Return the least loaded candidate."""
+        return _least(view.outstanding, candidates)
+
+
+@routers.register("least_kv")
+class LeastKV:
+    """The candidate with the smallest share of its KV blocks in use, then the fewest outstanding requests."""
+
+    reads = frozenset({"kv_used_blocks", "outstanding"})
+
+    def __init__(self, *, seed: int = 0) -> None:
+        pass
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Return the candidate with most room."""
+        used = view.kv_used_blocks[candidates] / view.kv_blocks[candidates]
+        fullest_first = np.lexsort((candidates, view.outstanding[candidates], used))
+        return int(candidates[fullest_first[0]])
+
+
+@routers.register("load")
+class Load:
+    """LLMServingSim's LOAD: least (4 x waiting + running) / max_num_seqs, searched from one behind the last choice."""
+
+    reads = frozenset({"waiting", "running"})
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._starts: dict[int, int] = {}
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Return the least loaded candidate; equals are served in turn."""
+        load = (4 * view.waiting[candidates] + view.running[candidates]) / view.max_num_seqs[candidates]
+        group = int(candidates[0])
+        start = self._starts.get(group, 0) % len(candidates)
+        behind = int(load[start:].argmin()) + start
+        chosen = behind
+        if start:
+            before = int(load[:start].argmin())
+            if load[before] < load[behind]:
+                chosen = before
+        self._starts[group] = chosen + 1
+        return int(candidates[chosen])
+
+
+@routers.register("power_of_two")
+class PowerOfTwoChoices:
+    """Two candidates drawn at random; the one with fewer outstanding requests (Mitzenmacher 2001)."""
+
+    reads = frozenset({"outstanding"})
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._draws = _Draws(seed, "power_of_two")
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Draw two different candidates and return the less loaded."""
+        n = len(candidates)
+        first = self._draws.below(n)
+        if n == 1:
+            return int(candidates[0])
+        second = (first + 1 + self._draws.below(n - 1)) % n
+        a, b = int(candidates[first]), int(candidates[second])
+        return b if view.outstanding[b] < view.outstanding[a] else a
+
+
+@routers.register("session_affinity")
+class SessionAffinity:
+    """All turns of a session where its first turn went (least outstanding); requests without a session likewise."""
+
+    reads = frozenset({"outstanding"})
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._homes: dict[str, int] = {}
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Return the session's home."""
+        home = self._homes.get(request.session_id) if request.session_id is not None else None
+        if home is not None and home in candidates:
+            return home
+        home = _least(view.outstanding, candidates)
+        if request.session_id is not None:
+            self._homes[request.session_id] = home
+        return home
+
+
+@routers.register("prefix_aware")
+class PrefixAware:
+    """The candidate that was last sent the longest prefix of this prompt, unless it is much busier than the least busy.
+
+    As gateways without KV events do (SGLang's router, the Gateway API inference extension): the router remembers which
+    prompt blocks it sent where, the most recent ``index_blocks`` per instance, and never asks the instances.
+
+    Parameters
+    ----------
+    imbalance
+        A candidate with more than this many outstanding requests above the least is passed over.
+    index_blocks
+        Blocks remembered per instance.
+    """
+
+    reads = frozenset({"outstanding", "block_keys"})
+
+    def __init__(self, *, seed: int = 0, imbalance: int = 32, index_blocks: int = 100_000) -> None:
+        self._imbalance = imbalance
+        self._index_blocks = index_blocks
+        self._sent: dict[int, OrderedDict[int, None]] = {}
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Return the candidate with the longest remembered prefix, then the fewest outstanding requests."""
+        least = _least(view.outstanding, candidates)
+        limit = int(view.outstanding[least]) + self._imbalance
+        best, best_rank = least, (0, -int(view.outstanding[least]))
+        for instance in self._holders_of_first_block(request):
+            if instance in candidates and view.outstanding[instance] <= limit:
+                rank = (self._matched(instance, request), -int(view.outstanding[instance]))
+                if rank > best_rank:
+                    best, best_rank = instance, rank
+        self._remember(best, request)
+        return best
+
+    def _holders_of_first_block(self, request: RequestView) -> list[int]:
+        if not request.block_keys:
+            return []
+        first = request.block_keys[0]
+        return [instance for instance, sent in self._sent.items() if first in sent]
+
+    def _matched(self, instance: int, request: RequestView) -> int:
+        sent = self._sent[instance]
+        matched = 0
+        for key in request.block_keys:
+            if key not in sent:
+                break
+            matched += 1
+        return matched
+
+    def _remember(self, instance: int, request: RequestView) -> None:
+        sent = self._sent.setdefault(instance, OrderedDict())
+        for key in request.block_keys:
+            sent[key] = None
+            sent.move_to_end(key)
+        while len(sent) > self._index_blocks:
+            sent.popitem(last=False)

@@ -1,0 +1,336 @@
+"""The event loop: arrivals, routing, the steps of all instances, and what a request's end releases.
+
+Equal times are served in this order: arrivals (by row), step ends and wake-ups (by instance), control events.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servetwin.cluster.base import ClusterView, FrontEnd, InstanceSpec, RequestView, Router, SimulationOutcome
+from servetwin.cluster.invariants import check_instance
+from servetwin.cluster.release import Releases
+from servetwin.core.errors import StuckError
+from servetwin.core.units import NS_PER_S
+from servetwin.engine.admission import rejection_reason
+from servetwin.engine.base import REJECTED, RequestLog
+from servetwin.engine.instance import FAR_NS, Instance
+from servetwin.engine.request import Request
+from servetwin.workload.base import DistinctContents, Workload
+
+ARRIVAL, STEP, CONTROL = 0, 1, 2
+_ROWS_AT_ONCE = 8192
+
+
+def simulate(
+    workload: Workload,
+    instances: Sequence[InstanceSpec],
+    router: Router,
+    *,
+    staleness_ns: int = 0,
+    front_end: FrontEnd | None = None,
+    check_invariants: bool = False,
+    skipping: bool = True,
+    cut_ns: Sequence[int] = (),
+    progress: Callable[[int], None] | None = None,
+) -> SimulationOutcome:
+    """Run a workload on a cluster to its end.
+
+    Parameters
+    ----------
+    staleness_ns
+        How old the router's view may be: it looks again when its last look is at least this old.
+    front_end
+        Constant delays between clients and instances.
+    check_invariants
+        Check every instance's state after every event (slow).
+    skipping
+        Let unchanged batches run for many steps on one event; the result is the same without, only later.
+    cut_ns
+        Times at which all runs are cut (for tests: the result is the same).
+    progress
+        Called now and then with the number of requests that arrived so far.
+
+    Returns
+    -------
+    SimulationOutcome
+        Incomplete (``complete`` is False) when the user interrupted it.
+
+    Raises
+    ------
+    StuckError
+        If requests are left that nothing will ever serve; it says who waits for what.
+    """
+    loop = _Loop(workload, instances, router, staleness_ns, front_end, check_invariants, skipping)
+    return loop.run(cut_ns, progress)
+
+
+class _Loop:
+    def __init__(
+        self,
+        workload: Workload,
+        specs: Sequence[InstanceSpec],
+        router: Router,
+        staleness_ns: int,
+        front_end: FrontEnd | None,
+        check_invariants: bool,
+        skipping: bool,
+    ) -> None:
+        self.workload = workload
+        self.specs = specs
+        self.router = router
+        self.staleness_ns = staleness_ns
+        self.front_end = front_end
+        self.check_invariants = check_invariants
+        self.requests = RequestLog.of_size(len(workload))
+        self.contents = workload.contents or DistinctContents(workload.prompt_tokens + workload.output_tokens)
+        delay_ns = front_end.request_ns if front_end else 0
+        known = workload.arrival_ns[workload.arrival_ns >= 0]
+        first_ns = min(int(known.min()) + delay_ns if len(known) else NS_PER_S, NS_PER_S)
+        reads_kv = "kv_used_blocks" in router.reads and len(specs) > 1
+        self.instances = [
+            Instance(
+                spec.settings,
+                spec.scheduler,
+                spec.ordering,
+                spec.step_model,
+                self.requests,
+                distinct=workload.contents is None,
+                first_poll_ns=first_ns,
+                skipping=skipping and not reads_kv,
+            )
+            for spec in specs
+        ]
+        self.events: list[tuple[int, int, int]] = []
+        self.releases = Releases(workload, front_end or FrontEnd(), self._release)
+        self._watched = len(specs) > 1 and bool(router.reads - {"block_keys"})
+        self._live = self._view()
+        self._stale: ClusterView | None = None
+        self._stale_ns = 0
+        self._candidates: dict[str | None, NDArray[np.int64]] = {}
+        self._now_ns = 0
+
+    # The loop -------------------------------------------------------------------------------------------------
+
+    def run(self, cut_ns: Sequence[int], progress: Callable[[int], None] | None) -> SimulationOutcome:
+        self.releases.start()
+        for time_ns in cut_ns:
+            heapq.heappush(self.events, (time_ns, CONTROL, 0))
+        complete = True
+        try:
+            self._serve(progress)
+        except KeyboardInterrupt:
+            complete = False
+            for instance in self.instances:
+                instance.flush()
+        if complete:
+            self._assert_all_served()
+        return SimulationOutcome(
+            workload=self.workload,
+            instances=self.specs,
+            requests=self.requests,
+            logs=[instance.log for instance in self.instances],
+            front_end=self.front_end,
+            end_ns=self._now_ns,
+            complete=complete,
+            notices=self._notices(),
+        )
+
+    def _serve(self, progress: Callable[[int], None] | None) -> None:
+        events = self.events
+        heapq.heappush(events, (FAR_NS, CONTROL, -1))
+        single = self.instances[0] if len(self.instances) == 1 else None
+        arrivals = self._arrivals(progress)
+        arrival_ns, row, prompt_tokens, output_tokens = next(arrivals)
+        pop = heapq.heappop
+        while True:
+            if (arrival_ns, ARRIVAL, row) < events[0]:
+                self._now_ns = arrival_ns
+                self._arrive(row, arrival_ns, prompt_tokens, output_tokens)
+                arrival_ns, row, prompt_tokens, output_tokens = next(arrivals)
+                continue
+            now_ns, kind, number = pop(events)
+            if kind == STEP:
+                if self.instances[number].next_event_ns == now_ns:
+                    self._now_ns = now_ns
+                    self._step(number, now_ns, arrival_ns if single else FAR_NS)
+            elif kind == ARRIVAL:
+                self._now_ns = now_ns
+                w = self.workload
+                self._arrive(number, now_ns, int(w.prompt_tokens[number]), int(w.output_tokens[number]))
+            elif now_ns == FAR_NS:
+                return
+            else:
+                self._cut_all(now_ns)
+
+    def _arrivals(self, progress: Callable[[int], None] | None) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (server arrival, row, prompt, output) of the arrivals that are known, then one that never comes."""
+        w = self.workload
+        delay_ns = self.front_end.request_ns if self.front_end else 0
+        known = int(np.searchsorted(w.arrival_ns < 0, True))
+        for first in range(0, known, _ROWS_AT_ONCE):
+            rows = range(first, min(first + _ROWS_AT_ONCE, known))
+            part = slice(rows.start, rows.stop)
+            times = (w.arrival_ns[part] + delay_ns).tolist()
+            yield from zip(times, rows, w.prompt_tokens[part].tolist(), w.output_tokens[part].tolist(), strict=True)
+            if progress is not None:
+                progress(rows.stop)
+        yield FAR_NS + 1, len(w), 0, 0
+
+    def _step(self, number: int, now_ns: int, horizon_ns: int) -> None:
+        instance = self.instances[number]
+        finished = instance.complete(now_ns)
+        if finished and self.releases.any:
+            for request in finished:
+                self.releases.after_completion(request.row, now_ns)
+        end_ns = instance.plan(now_ns, horizon_ns)
+        if end_ns is not None:
+            heapq.heappush(self.events, (end_ns, STEP, number))
+        if self._watched:
+            self._look_at(number)
+        if self.check_invariants:
+            check_instance(instance, self.specs[number].name)
+
+    def _cut_all(self, now_ns: int) -> None:
+        for number, instance in enumerate(self.instances):
+            end_ns = instance.cut(now_ns) if instance.busy else None
+            if end_ns is not None:
+                heapq.heappush(self.events, (end_ns, STEP, number))
+
+    # Arrivals -------------------------------------------------------------------------------------------------
+
+    def _release(self, row: int, server_ns: int) -> None:
+        heapq.heappush(self.events, (server_ns, ARRIVAL, row))
+
+    def _arrive(self, row: int, now_ns: int, prompt_tokens: int, output_tokens: int) -> None:
+        requests, w = self.requests, self.workload
+        requests.arrival_ns[row] = now_ns
+        number = 0
+        if len(self.instances) > 1 or w.model is not None:
+            chosen = self._choose(row, now_ns, prompt_tokens)
+            if chosen is None:
+                self._reject(row, f"no pool serves the model {w.model[row] if w.model else None!r}", now_ns)
+                return
+            number = chosen
+        requests.instance[row] = number
+        instance = self.instances[number]
+        reason = rejection_reason(instance.settings, prompt_tokens, output_tokens)
+        if reason is not None:
+            self._reject(row, reason, now_ns)
+            return
+        request = Request(row, now_ns, prompt_tokens, output_tokens)
+        if instance.settings.enable_prefix_caching:
+            request.keys = self.contents.block_keys(row, instance.settings.block_size)
+        instance.enqueue(request, int(w.priority[row]) if w.priority is not None else 0)
+        event_ns = instance.notice(now_ns)
+        if event_ns is not None:
+            heapq.heappush(self.events, (event_ns, STEP, number))
+        if self._watched:
+            self._look_at(number)
+
+    def _reject(self, row: int, reason: str, now_ns: int) -> None:
+        rejected = [row, *self.releases.after_rejection(row, now_ns)]
+        for other in rejected:
+            self.requests.state[other] = REJECTED
+            self.requests.reasons[other] = reason if other == row else "an earlier turn of its session was rejected"
+            self.requests.arrival_ns[other] = now_ns
+
+    # Routing --------------------------------------------------------------------------------------------------
+
+    def _choose(self, row: int, now_ns: int, prompt_tokens: int) -> int | None:
+        w = self.workload
+        model = w.model[row] if w.model is not None else None
+        candidates = self._candidates.get(model)
+        if candidates is None:
+            serving = [i for i, spec in enumerate(self.specs) if None in (model, spec.model) or spec.model == model]
+            candidates = self._candidates[model] = np.array(serving, dtype=np.int64)
+        if not len(candidates):
+            return None
+        keys: Sequence[int] = ()
+        if "block_keys" in self.router.reads and w.contents is not None:
+            block_size = self.instances[0].block_size
+            keys = w.contents.block_keys(row, block_size)[: prompt_tokens // block_size]
+        session_id = w.session_id[row] if w.session_id is not None else None
+        priority = int(w.priority[row]) if w.priority is not None else 0
+        request = RequestView(row, now_ns, prompt_tokens, session_id, model, priority, keys)
+        return self.router.choose(request, self._seen(now_ns), candidates)
+
+    def _seen(self, now_ns: int) -> ClusterView:
+        """Return what the router sees: the present, or its last look at it."""
+        if not self.staleness_ns:
+            return self._live
+        if self._stale is None or now_ns - self._stale_ns >= self.staleness_ns:
+            live = self._live
+            self._stale = ClusterView(
+                live.waiting.copy(),
+                live.running.copy(),
+                live.outstanding.copy(),
+                live.kv_used_blocks.copy(),
+                live.kv_blocks,
+                live.max_num_seqs,
+            )
+            self._stale_ns = now_ns
+        return self._stale
+
+    def _view(self) -> ClusterView:
+        def zeros() -> NDArray[np.int64]:
+            return np.zeros(len(self.specs), dtype=np.int64)
+
+        return ClusterView(
+            zeros(),
+            zeros(),
+            zeros(),
+            zeros(),
+            np.array([spec.settings.num_blocks for spec in self.specs], dtype=np.int64),
+            np.array([spec.settings.max_num_seqs for spec in self.specs], dtype=np.int64),
+        )
+
+    def _look_at(self, number: int) -> None:
+        instance, view = self.instances[number], self._live
+        waiting, running = len(instance.waiting), len(instance.running)
+        view.waiting[number] = waiting
+        view.running[number] = running
+        view.outstanding[number] = waiting + running
+        view.kv_used_blocks[number] = instance.cache.num_blocks - instance.cache.free_blocks
+
+    # The end --------------------------------------------------------------------------------------------------
+
+    def _assert_all_served(self) -> None:
+        left = [row for row, state in enumerate(self.requests.state) if state == 0]
+        if not left:
+            return
+        lines = [f"{len(left)} of {len(self.requests.state)} requests can never be served:"]
+        for spec, instance in zip(self.specs, self.instances, strict=True):
+            if instance.waiting or instance.running:
+                lines.append(_explain(spec.name, instance))
+        unreleased = sum(self.requests.arrival_ns[row] < 0 for row in left)
+        if unreleased:
+            lines.append(f"  {unreleased} requests were never released: they wait for an earlier one to end")
+        raise StuckError("\n".join(lines))
+
+    def _notices(self) -> list[str]:
+        notices = list(self.workload.notices)
+        for spec in self.specs:
+            notices += [notice for notice in spec.step_model.notices if notice not in notices]
+        return notices
+
+
+def _explain(name: str, instance: Instance) -> str:
+    settings, cache = instance.settings, instance.cache
+    line = (
+        f"  {name}: {len(instance.waiting)} waiting, {len(instance.running)} of {settings.max_num_seqs} running, "
+        f"{cache.free_blocks} of {cache.num_blocks} KV blocks free"
+    )
+    if not instance.waiting:
+        return line
+    head = instance.waiting.head()
+    hits = cache.lookup(head)
+    return (
+        f"{line}; next in line is row {head.row} with {head.known_tokens} tokens, which needs "
+        f"{cache.missing(head, hits, head.known_tokens)} blocks; the scheduler "
+        f"({type(instance.scheduler).__name__}) admitted nothing"
+    )

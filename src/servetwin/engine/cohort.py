@@ -1,0 +1,144 @@
+"""The cohort: all decoding requests that advance together, as a few numbers.
+
+In each round every member gets one token. Nothing of a member changes by that: its context is ``base + round``, its end
+is a round known from the start, and whether it needs a block follows from ``base`` modulo the block size. So a round
+costs the same for one member and for a thousand.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from servetwin.engine.request import Request
+
+
+class DecodeCohort:
+    """Decoding requests of one instance.
+
+    Attributes
+    ----------
+    round
+        Rounds so far.
+    size, kv_tokens
+        Members, and the sum of their contexts before the next round.
+    counts
+        Members by ``base`` modulo the block size.
+    """
+
+    def __init__(self, block_size: int, *, extremes: bool, members: bool) -> None:
+        self.round = 0
+        self.size = 0
+        self.kv_tokens = 0
+        self.block_size = block_size
+        self.counts = [0] * block_size
+        self.last_admission = -1
+        """Upper bound of the members' place in the running order."""
+        self._finish: dict[int, list[Request]] = {}
+        self._finish_rounds: list[int] = []
+        self._classes: list[dict[int, Request]] | None = [{} for _ in range(block_size)] if members else None
+        self._extremes = _Extremes() if extremes else None
+
+    def join(self, request: Request, context_tokens: int) -> None:
+        """Add a request that has computed ``context_tokens`` and wants more tokens, beginning with the next round."""
+        request.base = base = context_tokens - self.round
+        request.start_round = self.round
+        finish_round = self.round + request.output_tokens - request.generated_tokens
+        request.finish_round = finish_round
+        self.size += 1
+        self.kv_tokens += context_tokens
+        self.counts[base % self.block_size] += 1
+        if request.admission > self.last_admission:
+            self.last_admission = request.admission
+        finishing = self._finish.get(finish_round)
+        if finishing is None:
+            self._finish[finish_round] = [request]
+            heapq.heappush(self._finish_rounds, finish_round)
+        else:
+            finishing.append(request)
+        if self._classes is not None:
+            self._classes[base % self.block_size][request.row] = request
+        if self._extremes is not None:
+            self._extremes.add(request)
+
+    def leave(self, request: Request) -> int:
+        """Remove a request before its end (preempted or paused); return its context."""
+        self._finish[request.finish_round].remove(request)
+        return self._forget(request)
+
+    def _forget(self, request: Request) -> int:
+        context_tokens = request.base + self.round
+        residue = request.base % self.block_size
+        self.size -= 1
+        self.kv_tokens -= context_tokens
+        self.counts[residue] -= 1
+        if self._classes is not None:
+            del self._classes[residue][request.row]
+        if self._extremes is not None:
+            self._extremes.remove(request)
+        return context_tokens
+
+    def advance(self, rounds: int) -> list[Request]:
+        """Let ``rounds`` rounds pass (no member's end lies before the last of them); remove and return who ends."""
+        self.round += rounds
+        self.kv_tokens += rounds * self.size
+        finished = self._finish.pop(self.round, None)
+        if not finished:
+            return []
+        for request in finished:
+            self._forget(request)
+        return finished
+
+    def rounds_to_finish(self) -> int:
+        """Return how many rounds the next member to finish still needs."""
+        rounds = self._finish_rounds
+        while rounds[0] <= self.round or not self._finish.get(rounds[0]):
+            self._finish.pop(heapq.heappop(rounds), None)
+        return rounds[0] - self.round
+
+    def blocks_needed(self, rounds_ahead: int = 0) -> int:
+        """Return how many members begin a new block in the round that comes after ``rounds_ahead`` others."""
+        return self.counts[-(self.round + rounds_ahead) % self.block_size]
+
+    def filling(self, rounds_ahead: int = 0) -> list[Request]:
+        """Return the members that fill a block in that round, in running order (needs ``members``)."""
+        if self._classes is None:
+            return []
+        found = self._classes[-(self.round + rounds_ahead + 1) % self.block_size].values()
+        return sorted(found, key=_admission)
+
+    def extremes(self) -> tuple[int, int]:
+        """Return the greatest and the smallest context, 0 and 0 when they are not kept up or nobody is there."""
+        if self._extremes is None or self.size == 0:
+            return 0, 0
+        greatest, smallest = self._extremes.bases()
+        return greatest + self.round, smallest + self.round
+
+
+def _admission(request: Request) -> int:
+    return request.admission
+
+
+class _Extremes:
+    """Greatest and smallest base of a changing set: two heaps that drop leavers when they come up."""
+
+    def __init__(self) -> None:
+        self._present: set[tuple[int, int]] = set()
+        self._greatest: list[tuple[int, int]] = []
+        self._smallest: list[tuple[int, int]] = []
+
+    def add(self, request: Request) -> None:
+        key = (request.base, request.row)
+        self._present.add(key)
+        heapq.heappush(self._smallest, key)
+        heapq.heappush(self._greatest, (-request.base, request.row))
+
+    def remove(self, request: Request) -> None:
+        self._present.remove((request.base, request.row))
+
+    def bases(self) -> tuple[int, int]:
+        greatest, smallest, present = self._greatest, self._smallest, self._present
+        while (-greatest[0][0], greatest[0][1]) not in present:
+            heapq.heappop(greatest)
+        while smallest[0] not in present:
+            heapq.heappop(smallest)
+        return -greatest[0][0], smallest[0][0]

@@ -1,0 +1,483 @@
+"""One serving instance: plans steps, ends them, and lets unchanged batches run for many steps at once.
+
+The life of a step: ``plan`` lets running requests and then waiting ones have tokens and blocks, asks the step model
+how long that takes, and says when the step ends; ``complete`` is called then: tokens appear, requests join the cohort,
+leave it, finish. When nothing can change for a while, the plan covers many steps (a run); an arrival that could change
+something cuts it at the next boundary.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+
+from servetwin.engine.base import (
+    EngineSettings,
+    InstanceLog,
+    Ordering,
+    RequestLog,
+    Scheduler,
+    SchedulerView,
+    StepPolicy,
+)
+from servetwin.engine.cohort import DecodeCohort
+from servetwin.engine.kv_cache import BlockCounter, KVCache
+from servetwin.engine.orderings import FirstComeFirstServed
+from servetwin.engine.prefix_cache import PrefixCache
+from servetwin.engine.queues import FifoQueue, KeyedQueue
+from servetwin.engine.request import Request
+from servetwin.engine.running_order import schedule_in_order
+from servetwin.step.base import StepModel, StepShape
+
+FIRST_RUN_STEPS = 8
+LONGEST_RUN_STEPS = 4096
+FAR_NS = 2**62
+
+
+class Instance:
+    """One serving instance.
+
+    Parameters
+    ----------
+    requests
+        The simulation's request columns, shared by all instances.
+    distinct
+        Whether no two requests of the workload share content.
+    first_poll_ns
+        When the instance polls first (only with ``idle_poll_ns``).
+    skipping
+        Whether unchanged batches may run for many steps on one plan; the result is the same either way.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        scheduler: Scheduler,
+        ordering: Ordering,
+        step_model: StepModel,
+        requests: RequestLog,
+        *,
+        distinct: bool = True,
+        first_poll_ns: int = 0,
+        skipping: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.scheduler = scheduler
+        self.ordering = ordering
+        self.step_model = step_model
+        self.requests = requests
+        self.log = InstanceLog()
+        self.block_size = settings.block_size
+        self.shares_blocks = settings.enable_prefix_caching and not distinct
+        self.cache: KVCache = (
+            PrefixCache(settings.num_blocks, settings.block_size, shared=not distinct)
+            if settings.enable_prefix_caching
+            else BlockCounter(settings.num_blocks, settings.block_size)
+        )
+        self.cohort = DecodeCohort(
+            settings.block_size, extremes="kv_extremes" in step_model.needs, members=self.shares_blocks
+        )
+        self.fifo = type(ordering) is FirstComeFirstServed
+        self.waiting: FifoQueue | KeyedQueue = FifoQueue() if self.fifo else KeyedQueue()
+        self.running: dict[int, Request] = {}
+        """By row, in running order (that of admission)."""
+        self.prefilling: list[Request] = []
+        """The running requests whose prompt is not computed to its end, in running order."""
+        self.paused: list[Request] = []
+        """Decoding requests that this step leaves out; they are back in the cohort when it ends."""
+        self.chunks: list[tuple[Request, int]] = []
+        """Prefills of this step, and how many tokens of each."""
+        self.budget = 0
+        self.preempted = False
+        self.decoding = False
+        """Whether the cohort advances in this step."""
+        self.busy = False
+        self.next_event_ns = -1
+        """When the present step or run ends, or an idle instance wakes; other events are out of date."""
+        self._admissions = 0
+        self._batch_started = False
+        self._skipping = skipping
+        self._run_limit = FIRST_RUN_STEPS
+        self._start_ns = 0
+        self._ends_ns: Sequence[int] = ()
+        self._planned_steps = 0
+        self._deaf = False
+        self._idle_since_ns = first_poll_ns
+
+    # Arrivals -------------------------------------------------------------------------------------------------
+
+    def enqueue(self, request: Request, priority: int = 0) -> None:
+        """Put an arriving request into the waiting queue."""
+        if not self.fifo:
+            key = self.ordering.key(request.arrival_ns, priority, request.prompt_tokens)
+            request.order_key = (*key, request.row)
+        self.waiting.push(request)
+
+    def notice(self, now_ns: int) -> int | None:
+        """Return the new time of the instance's next event if an arrival changes it, else None."""
+        if not self.busy:
+            self.busy = True
+            self._ends_ns = ()
+            self.next_event_ns = self._wake_ns(now_ns)
+            return self.next_event_ns
+        if self._deaf:
+            return None
+        return self.cut(now_ns)
+
+    def _wake_ns(self, now_ns: int) -> int:
+        poll = self.settings.idle_poll_ns
+        if not poll or now_ns <= self._idle_since_ns:
+            return max(now_ns, self._idle_since_ns) if poll else now_ns
+        return self._idle_since_ns - (self._idle_since_ns - now_ns) // poll * poll
+
+    def cut(self, now_ns: int) -> int | None:
+        """End the present run at its first boundary at or after ``now_ns``; return that time if it is new."""
+        if len(self._ends_ns) <= 1:
+            return None
+        steps = bisect_left(self._ends_ns, now_ns) + 1
+        if steps >= len(self._ends_ns):
+            return None
+        self._ends_ns = self._ends_ns[:steps]
+        self.next_event_ns = self._ends_ns[-1]
+        return self.next_event_ns
+
+    # Planning -------------------------------------------------------------------------------------------------
+
+    def plan(self, now_ns: int, horizon_ns: int = FAR_NS) -> int | None:
+        """Schedule the next step or run; return when it ends, or None when the instance falls idle.
+
+        Parameters
+        ----------
+        horizon_ns
+            When something may cut a run; a run need not reach beyond the first boundary after that.
+        """
+        while True:
+            policy = self._schedule(now_ns)
+            if self.decoding or self.chunks:
+                break
+            if not self.preempted:
+                self._fall_idle(now_ns)
+                return None
+        self._start_ns = now_ns
+        spent = self.budget <= 0 and policy.decode == "first"
+        self._deaf = not policy.admit or spent or len(self.running) >= self.settings.max_num_seqs
+        self._time_step(now_ns, horizon_ns)
+        self.busy = True
+        self.next_event_ns = self._ends_ns[-1]
+        return self.next_event_ns
+
+    def _schedule(self, now_ns: int) -> StepPolicy:
+        self.preempted = False
+        self.decoding = False
+        self.chunks = []
+        self.budget = self.settings.max_num_batched_tokens
+        policy = self.scheduler.plan(
+            SchedulerView(
+                len(self.waiting),
+                self.cohort.size,
+                len(self.prefilling),
+                self._batch_started,
+                self.settings.enable_chunked_prefill,
+            )
+        )
+        if policy.decode == "first":
+            self._schedule_running()
+            if policy.admit and not self.preempted and self.waiting:
+                self._admit(now_ns, policy.chunk)
+        else:
+            if self.prefilling:
+                schedule_in_order(self, decodes=False, prefills=True)
+            if policy.admit and not self.preempted and self.waiting:
+                self._admit(now_ns, policy.chunk)
+            if not self.chunks and not self.preempted and self.cohort.size:
+                self._schedule_decodes_only()
+        return policy
+
+    def _schedule_running(self) -> None:
+        """Give running requests their tokens: at once where order cannot matter, else one by one."""
+        if self.prefilling:
+            self._schedule_decodes_and_prefills()
+        elif self.cohort.size:
+            self._schedule_decodes_only()
+
+    def _schedule_decodes_only(self) -> None:
+        cohort = self.cohort
+        blocks = cohort.counts[-cohort.round % self.block_size]
+        if blocks > self.cache.free_blocks or cohort.size > self.budget:
+            schedule_in_order(self, decodes=True, prefills=False)
+            return
+        self._decode_all(blocks)
+
+    def _schedule_decodes_and_prefills(self) -> None:
+        cohort = self.cohort
+        blocks = cohort.counts[-cohort.round % self.block_size]
+        budget = self.budget - cohort.size
+        in_order = cohort.last_admission < self.prefilling[0].admission
+        chunks = []
+        wanted = 0
+        for request in self.prefilling:
+            tokens = self.cap(request.known_tokens - request.computed_tokens)
+            wanted += tokens
+            tokens = min(tokens, budget)
+            if tokens > 0:
+                blocks += -(-(request.computed_tokens + tokens) // self.block_size) - request.num_blocks
+                budget -= tokens
+                chunks.append((request, tokens))
+        order_matters = not in_order and (self.shares_blocks or wanted > self.budget - cohort.size)
+        if order_matters or budget < 0 or blocks > self.cache.free_blocks:
+            schedule_in_order(self, decodes=True, prefills=True)
+            return
+        if cohort.size:
+            self._decode_all(cohort.counts[-cohort.round % self.block_size])
+        for request, tokens in chunks:
+            self.cache.extend(request, request.computed_tokens + tokens)
+        self.chunks = chunks
+        self.budget = budget
+
+    def _decode_all(self, blocks: int) -> None:
+        """Let every member of the cohort have a token and those that need one a block."""
+        if blocks:
+            self.cache.take(blocks)
+        if self.shares_blocks:
+            self._register_filling(0)
+        self.decoding = True
+        self.budget -= self.cohort.size
+
+    def _register_filling(self, rounds_ahead: int) -> None:
+        context_after = self.cohort.round + rounds_ahead + 1
+        for request in self.cohort.filling(rounds_ahead):
+            self.cache.register(request, request.base + context_after)
+
+    def cap(self, tokens: int) -> int:
+        """Return how many of ``tokens`` tokens one request may compute in a step."""
+        threshold = self.settings.long_prefill_token_threshold
+        return min(tokens, threshold) if threshold else tokens
+
+    def _admit(self, now_ns: int, chunk: bool) -> None:
+        """Let waiting requests in, in order, while budget, seats and blocks last."""
+        waiting, cache, block_size = self.waiting, self.cache, self.block_size
+        reserve_all = self.settings.scheduler_reserve_full_isl
+        seats = self.settings.max_num_seqs - len(self.running)
+        while waiting and self.budget > 0 and seats > 0:
+            request = waiting.head()
+            hits = cache.lookup(request)
+            found = len(hits) * block_size
+            tokens = self.cap(request.known_tokens - found)
+            if tokens > self.budget:
+                if not chunk:
+                    return
+                tokens = self.budget
+            held = request.known_tokens if reserve_all else found + tokens
+            if cache.missing(request, hits, held) > cache.free_blocks:
+                return
+            waiting.pop()
+            seats -= 1
+            cache.admit(request, hits, found + tokens)
+            self._enter(request, found, now_ns)
+            self.chunks.append((request, tokens))
+            self.budget -= tokens
+
+    def _enter(self, request: Request, found: int, now_ns: int) -> None:
+        requests, row = self.requests, request.row
+        request.admission = self._admissions
+        self._admissions += 1
+        request.computed_tokens = found
+        self.running[row] = request
+        self.prefilling.append(request)
+        if requests.first_scheduled_ns[row] < 0:
+            requests.first_scheduled_ns[row] = now_ns
+            requests.cached_tokens[row] = found
+            return
+        self.log.readmitted_ns.append(now_ns)
+        if request.lost_tokens > found:
+            requests.recomputed_tokens[row] += request.lost_tokens - found
+        request.lost_tokens = 0
+
+    # Time -----------------------------------------------------------------------------------------------------
+
+    def _time_step(self, now_ns: int, horizon_ns: int) -> None:
+        cohort = self.cohort
+        size, kv_tokens = (cohort.size, cohort.kv_tokens) if self.decoding else (0, 0)
+        greatest, smallest = cohort.extremes() if self.decoding else (0, 0)
+        chunks = self.chunks
+        prefills = tuple([(tokens, request.computed_tokens) for request, tokens in chunks]) if chunks else ()
+        shape = StepShape(size, kv_tokens, prefills, greatest, smallest)
+        for request, tokens in chunks:
+            request.computed_tokens += tokens
+        steps = 1 if chunks or self.paused or not self._skipping else self._run_steps()
+        if steps == 1:
+            self._ends_ns = (now_ns + self.step_model.duration_ns(shape),)
+        else:
+            durations = self.step_model.decode_run_ns(shape, steps, horizon_ns - now_ns)
+            self._ends_ns = list(accumulate(durations, initial=now_ns))[1:]
+        self._planned_steps = len(self._ends_ns)
+
+    def _run_steps(self) -> int:
+        """Return how many steps the present batch could run unchanged (at least 1)."""
+        if self.preempted:
+            return 1
+        if self.waiting and not self._deaf and self.settings.enable_prefix_caching:
+            return 1
+        steps = min(self._run_limit, self.cohort.rounds_to_finish())
+        free = self.cache.free_blocks
+        if (steps // self.block_size + 1) * self.cohort.size <= free:
+            return steps
+        counts, first = self.cohort.counts, self.cohort.round
+        for i in range(1, steps):
+            free -= counts[-(first + i) % self.block_size]
+            if free < 0:
+                return i
+        return steps
+
+    # Completion -----------------------------------------------------------------------------------------------
+
+    def complete(self, now_ns: int) -> list[Request]:
+        """End the present step or run at ``now_ns``; return the requests that finished, in running order."""
+        steps = len(self._ends_ns)
+        if steps == 0:
+            return []
+        self._log_steps(steps)
+        finished: list[Request] = []
+        if self.decoding:
+            self._batch_started = True
+            finished = self.cohort.advance(steps)
+            for request in finished:
+                self._log_span(request)
+                context_tokens = request.prompt_tokens + request.output_tokens - 1
+                request.computed_tokens = context_tokens
+                request.num_blocks = -(-context_tokens // self.block_size)
+            self._adapt_run_limit(steps)
+        for request in self.paused:
+            self.cohort.join(request, request.computed_tokens)
+        self.paused = []
+        for request, _ in self.chunks:
+            if request.computed_tokens == request.known_tokens:
+                self._end_prefill(request, now_ns, finished)
+        if finished:
+            self._finish(finished, now_ns)
+        return finished
+
+    def _adapt_run_limit(self, steps: int) -> None:
+        """Plan longer runs while runs are used up, shorter ones when they are cut."""
+        if steps < self._planned_steps:
+            self._run_limit = max(FIRST_RUN_STEPS // 2, 2 * steps)
+        elif steps >= self._run_limit:
+            self._run_limit = min(LONGEST_RUN_STEPS, 2 * self._run_limit)
+
+    def _end_prefill(self, request: Request, now_ns: int, finished: list[Request]) -> None:
+        requests, row = self.requests, request.row
+        self.prefilling.remove(request)
+        request.prefilling = False
+        if requests.first_token_ns[row] < 0:
+            requests.first_token_ns[row] = now_ns
+        else:
+            self.log.resumed_request.append(row)
+            self.log.resumed_ns.append(now_ns)
+        request.generated_tokens = request.known_tokens - request.prompt_tokens + 1
+        if request.generated_tokens == request.output_tokens:
+            finished.append(request)
+        else:
+            self.cohort.join(request, request.computed_tokens)
+
+    def _finish(self, finished: list[Request], now_ns: int) -> None:
+        if len(finished) > 1:
+            finished.sort(key=_admission)
+        requests = self.requests
+        for request in finished:
+            row = request.row
+            del self.running[row]
+            self.cache.release(request, request.computed_tokens)
+            requests.finish_ns[row] = now_ns
+            requests.state[row] = 1
+        if not self.running:
+            self._batch_started = False
+
+    # Leaving the cohort, preemption ---------------------------------------------------------------------------
+
+    def leave_cohort(self, request: Request) -> None:
+        """Take a decoding request out before its end, with its tokens written down."""
+        self._log_span(request)
+        request.generated_tokens += self.cohort.round - request.start_round
+        request.computed_tokens = context_tokens = self.cohort.leave(request)
+        request.num_blocks = -(-context_tokens // self.block_size)
+
+    def preempt(self, request: Request, scheduled_tokens: int) -> None:
+        """Throw a running request's KV away and let it wait again (vLLM's recompute).
+
+        Parameters
+        ----------
+        scheduled_tokens
+            Tokens that it was given in this very step; their blocks go, too.
+        """
+        self.preempted = True
+        if not request.prefilling:
+            self.leave_cohort(request)
+            request.known_tokens = request.prompt_tokens + request.generated_tokens
+            request.prefilling = True
+            held = -(-(request.computed_tokens + scheduled_tokens) // self.block_size)
+            request.num_blocks = max(request.num_blocks, held)
+        else:
+            self.prefilling.remove(request)
+        self.cache.release(request, request.computed_tokens + scheduled_tokens)
+        request.lost_tokens = request.computed_tokens
+        request.computed_tokens = 0
+        del self.running[request.row]
+        self.requests.preemptions[request.row] += 1
+        self.waiting.push(request)
+
+    # Records --------------------------------------------------------------------------------------------------
+
+    def _log_span(self, request: Request) -> None:
+        tokens = self.cohort.round - request.start_round
+        if tokens:
+            log = self.log
+            log.span_request.append(request.row)
+            log.span_round.append(request.start_round)
+            log.span_tokens.append(tokens)
+
+    def _log_steps(self, steps: int) -> None:
+        log, cache = self.log, self.cache
+        decoded = self.cohort.size if self.decoding else 0
+        log.start_ns.append(self._start_ns)
+        log.end_ns.append(self._ends_ns[0])
+        log.decoded.append(decoded)
+        log.tokens.append(decoded + sum([tokens for _, tokens in self.chunks]))
+        log.kv_used_blocks.append(cache.num_blocks - cache.free_blocks)
+        log.kv_cached_blocks.append(cache.cached_blocks)
+        if steps > 1:
+            self._log_further_steps(steps)
+
+    def _log_further_steps(self, steps: int) -> None:
+        """Write down the steps of a run after its first, and take their blocks."""
+        log, cache, cohort, ends = self.log, self.cache, self.cohort, self._ends_ns
+        log.start_ns.extend(ends[: steps - 1])
+        log.end_ns.extend(ends[1:steps])
+        log.decoded.extend([cohort.size] * (steps - 1))
+        log.tokens.extend([cohort.size] * (steps - 1))
+        used, cached = log.kv_used_blocks, log.kv_cached_blocks
+        for i in range(1, steps):
+            blocks = cohort.counts[-(cohort.round + i) % self.block_size]
+            if blocks:
+                cache.take(blocks)
+            if self.shares_blocks:
+                self._register_filling(i)
+            used.append(cache.num_blocks - cache.free_blocks)
+            cached.append(cache.cached_blocks)
+
+    def _fall_idle(self, now_ns: int) -> None:
+        self.busy = False
+        self._ends_ns = ()
+        self._idle_since_ns = now_ns
+        self.log.idle_ns.append(now_ns)
+        self.log.idle_cached_blocks.append(self.cache.cached_blocks)
+
+    def flush(self) -> None:
+        """Write down what unfinished requests have got so far (a run that was cut short by the user)."""
+        for request in self.running.values():
+            if not request.prefilling and request not in self.paused:
+                self._log_span(request)
+
+
+def _admission(request: Request) -> int:
+    return request.admission

@@ -1,0 +1,76 @@
+"""A request while it is in flight on an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servetwin.engine.prefix_cache import Block
+
+NO_KEYS: Sequence[int] = ()
+
+
+class Request:
+    """One request on one instance, from arrival to its end.
+
+    Attributes
+    ----------
+    order_key
+        Place in the waiting queue, smallest first.
+    known_tokens
+        Prompt and generated tokens when its current prefill began; the prefill ends when all are computed.
+    computed_tokens
+        Tokens whose KV is there, while it prefills.
+    generated_tokens
+        Output tokens so far, without those of the current stay in the cohort.
+    lost_tokens
+        Tokens whose KV a preemption threw away and that were not computed again yet.
+    admission
+        Number of its latest admission: its place in the running order.
+    num_blocks
+        KV blocks it holds, while it prefills (in the cohort it follows from the context).
+    blocks
+        Of these, the first ones that the prefix cache can find.
+    base, start_round, finish_round
+        In the cohort: its context is ``base`` + the cohort's rounds; when it came and when it will finish.
+    """
+
+    __slots__ = (
+        "admission",
+        "arrival_ns",
+        "base",
+        "blocks",
+        "computed_tokens",
+        "finish_round",
+        "generated_tokens",
+        "keys",
+        "known_tokens",
+        "lost_tokens",
+        "num_blocks",
+        "order_key",
+        "output_tokens",
+        "prefilling",
+        "prompt_tokens",
+        "row",
+        "start_round",
+    )
+
+    def __init__(self, row: int, arrival_ns: int, prompt_tokens: int, output_tokens: int) -> None:
+        self.row = row
+        self.arrival_ns = arrival_ns
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.order_key: tuple[int, ...] = (arrival_ns, row)
+        self.keys = NO_KEYS
+        self.known_tokens = prompt_tokens
+        self.computed_tokens = 0
+        self.generated_tokens = 0
+        self.lost_tokens = 0
+        self.admission = 0
+        self.num_blocks = 0
+        self.blocks: list[Block] = []
+        self.prefilling = True
+        self.base = 0
+        self.start_round = 0
+        self.finish_round = 0
