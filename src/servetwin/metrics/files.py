@@ -1,0 +1,68 @@
+"""Columns as files: CSV with fixed formats, and Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servetwin.metrics.tables import Table
+
+_ROWS_AT_ONCE = 100_000
+
+
+def write_csv(path: Path, tables: Iterable[Table]) -> None:
+    """Write tables of equal columns one below the other, under one header.
+
+    Times and latencies (names that end in ``_s``, rates aside) have nine decimals, other floating-point numbers up to
+    fifteen digits; NaN and None are empty.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for number, table in enumerate(tables):
+            if not number:
+                file.write(",".join(table) + "\n")
+            _write_rows(file, table)
+
+
+def write_parquet(path: Path, table: Table) -> None:
+    """Write a table as Parquet; NaN and None become nulls."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: _arrow(pa, values) for name, values in table.items()}
+    pq.write_table(pa.table(columns), path)
+
+
+def _arrow(pa: object, values: NDArray[np.generic]) -> object:
+    """Return a column of Arrow: text, or numbers."""
+    kind = pa.string() if values.dtype == object else None  # type: ignore[attr-defined]
+    return pa.array(values, type=kind, from_pandas=True)  # type: ignore[attr-defined]
+
+
+def _write_rows(file: TextIO, table: Table) -> None:
+    rows = len(next(iter(table.values())))
+    for begin in range(0, rows, _ROWS_AT_ONCE):
+        cells = [_cells(name, values[begin : begin + _ROWS_AT_ONCE]) for name, values in table.items()]
+        file.write("\n".join(map(",".join, zip(*cells, strict=True))) + "\n")
+
+
+def _cells(name: str, values: NDArray[np.generic]) -> Iterable[str]:
+    """Return a column's values as text."""
+    if values.dtype == object:
+        return [_quoted(value) for value in values.tolist()]
+    if values.dtype.kind in "iu":
+        return map(str, values.tolist())
+    form = "%.9f" if name.endswith("_s") and not name.endswith("_per_s") else "%.15g"
+    return [form % value if value == value else "" for value in values.tolist()]
+
+
+def _quoted(value: str | None) -> str:
+    """Return a name as CSV wants it: in quotes if it holds a comma, a quote or a line break."""
+    if value is None:
+        return ""
+    if any(mark in value for mark in ',"\n\r'):
+        return '"' + value.replace('"', '""') + '"'
+    return value
