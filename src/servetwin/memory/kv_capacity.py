@@ -20,7 +20,8 @@ so 1.6 GiB. One figure for all until the capacity is worked out part by part."""
 class KvCapacity:
     """The KV cache of one instance, and the figures that it follows from, each per rank.
 
-    ``num_blocks`` is what vLLM calls ``num_gpu_blocks`` (its null block included). ``memory_bytes`` is the share of the device that the engine may use; weights, reserve and blocks fit in it.
+    ``num_blocks`` is what vLLM calls ``num_gpu_blocks`` (its null block included). ``memory_bytes`` is the share of the
+    device that the engine may use; weights, reserve and blocks fit in it.
     """
 
     num_blocks: int
