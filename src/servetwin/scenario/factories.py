@@ -14,7 +14,9 @@ from servetwin.scenario.explain import shorten
 T = TypeVar("T")
 
 
-def make(factory: Callable[..., T], options: Mapping[str, Any], context: Mapping[str, Any], where: str) -> T:
+def make(
+    factory: Callable[..., T], options: Mapping[str, Any], context: Mapping[str, Callable[[], Any]], where: str
+) -> T:
     """Call ``factory`` with the options that a user gave and what it asks of the context.
 
     Parameters
@@ -24,7 +26,7 @@ def make(factory: Callable[..., T], options: Mapping[str, Any], context: Mapping
     options
         What the user wrote.
     context
-        What the scenario knows (seed, model, device, ...): handed over where the signature has that name.
+        What the scenario knows (seed, model, device, ...), worked out and handed over where the signature has that name.
     where
         Path of the options, for messages.
 
@@ -37,7 +39,7 @@ def make(factory: Callable[..., T], options: Mapping[str, Any], context: Mapping
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     own = [name for name, parameter in parameters.items() if name not in context and parameter.kind in _BY_KEYWORD]
     hints = _hints(factory)
-    arguments = {name: value for name, value in context.items() if name in parameters}
+    arguments = {name: find() for name, find in context.items() if name in parameters}
     for name, value in options.items():
         if name in own:
             arguments[name] = _checked(value, hints.get(name, Any), f"{where}.{name}")

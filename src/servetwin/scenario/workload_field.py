@@ -13,7 +13,7 @@ from servetwin.scenario.factories import make
 from servetwin.workload.base import Workload, WorkloadSource, workload_sources
 from servetwin.workload.options import CsvOptions, LssJsonlOptions, SyntheticOptions, WorkloadOptions
 
-BUILT_IN = ("csv", "lss_jsonl", "synthetic")
+BUILT_IN_OPTIONS = {"csv": CsvOptions, "lss_jsonl": LssJsonlOptions, "synthetic": SyntheticOptions}
 
 
 class PluginWorkload(PluginOptions):
@@ -26,7 +26,7 @@ def _read(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(value, Workload | PluginWorkload) or callable(getattr(value, "build", None)):
         return value
     kind = value.get("kind") if isinstance(value, Mapping) else None
-    if isinstance(kind, str) and kind not in BUILT_IN and kind in workload_sources.names():
+    if isinstance(kind, str) and kind not in BUILT_IN_OPTIONS and kind in workload_sources.names():
         return PluginWorkload.model_validate(value)
     return handler(value)
 
@@ -59,7 +59,7 @@ def build_workload(
         return field
     if isinstance(field, PluginWorkload):
         factory = workload_sources.get(field.kind, where="workload.kind")
-        return make(factory, field.extra, {"folder": folder}, "workload").build(seed)
+        return make(factory, field.extra, {"folder": lambda: folder}, "workload").build(seed)
     if isinstance(field, SyntheticOptions | CsvOptions | LssJsonlOptions):
         return field.at(folder).source().build(seed)
     return field.build(seed)

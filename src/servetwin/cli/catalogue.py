@@ -1,0 +1,126 @@
+"""``servetwin list``: what there is to name in a scenario."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from servetwin.cli.options import Json
+from servetwin.core.errors import unknown_name
+from servetwin.core.registry import Registry
+
+Row = dict[str, Any]
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("list")(list_names)
+
+
+def list_names(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, hardware, routers, schedulers, ...")],
+    as_json: Json = False,
+) -> None:
+    """List what can be named in a scenario."""
+    if kind not in LISTS:
+        raise unknown_name("list", kind, LISTS, where="servetwin list")
+    rows = LISTS[kind]()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from servetwin.cli.console import print_table
+
+    print_table(rows)
+
+
+def _models() -> list[Row]:
+    from servetwin.llm.catalogue import list_models
+
+    return [
+        {
+            "name": entry.architecture.name,
+            "parameters": entry.architecture.num_parameters,
+            "layers": entry.architecture.num_hidden_layers,
+            "context": entry.architecture.max_position_embeddings,
+            "dtype": entry.architecture.dtype,
+        }
+        for entry in list_models()
+    ]
+
+
+def _hardware() -> list[Row]:
+    from servetwin.core.units import GB, GIB
+    from servetwin.hardware.catalogue import list_devices
+
+    return [
+        {
+            "name": device.name,
+            "vendor": device.vendor,
+            "memory_gib": round(device.memory_bytes / GIB, 1),
+            "bandwidth_gb_per_s": round(device.memory_bandwidth_bytes_per_s / GB),
+            "peak_tflops": {name: round(peak / 1e12, 1) for name, peak in device.peak_flops.items()},
+        }
+        for device in list_devices()
+    ]
+
+
+def _registry(find: Callable[[], Registry[Any]]) -> Callable[[], list[Row]]:
+    def rows() -> list[Row]:
+        registry = find()
+        return [{"name": name, "what": _first_line(registry.get(name))} for name in registry.names()]
+
+    return rows
+
+
+def _first_line(factory: Callable[..., object]) -> str:
+    return (factory.__doc__ or "").strip().split("\n")[0]
+
+
+def _routers() -> Registry[Any]:
+    from servetwin.cluster import routers as _  # noqa: F401  (registers the built-in ones)
+    from servetwin.cluster.base import routers
+
+    return routers
+
+
+def _schedulers() -> Registry[Any]:
+    from servetwin.engine import schedulers as _  # noqa: F401
+    from servetwin.engine.base import schedulers
+
+    return schedulers
+
+
+def _orderings() -> Registry[Any]:
+    from servetwin.engine import orderings as _  # noqa: F401
+    from servetwin.engine.base import orderings
+
+    return orderings
+
+
+def _step_models() -> Registry[Any]:
+    from servetwin.scenario.step_models import step_models
+
+    return step_models
+
+
+def _workloads() -> list[Row]:
+    from servetwin.scenario.workload_field import BUILT_IN_OPTIONS
+    from servetwin.workload.base import workload_sources
+
+    built_in = [{"name": name, "what": _first_line(options)} for name, options in BUILT_IN_OPTIONS.items()]
+    plugins = _registry(lambda: workload_sources)()
+    return built_in + [row for row in plugins if row["name"] not in BUILT_IN_OPTIONS]
+
+
+LISTS: dict[str, Callable[[], list[Row]]] = {
+    "models": _models,
+    "hardware": _hardware,
+    "routers": _registry(_routers),
+    "schedulers": _registry(_schedulers),
+    "orderings": _registry(_orderings),
+    "step-models": _registry(_step_models),
+    "workloads": _workloads,
+}

@@ -1,0 +1,142 @@
+"""Wiring: a scenario becomes requests, instances and a router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from servetwin.cluster import routers as _built_in_routers  # noqa: F401  (registers them)
+from servetwin.cluster.base import FrontEnd, InstanceSpec, Router, routers
+from servetwin.core.errors import InputError
+from servetwin.core.units import seconds_to_ns, us_to_ns
+from servetwin.engine import orderings as _built_in_orderings  # noqa: F401
+from servetwin.engine import schedulers as _built_in_schedulers  # noqa: F401
+from servetwin.engine.base import EngineSettings, Ordering, Scheduler, orderings, schedulers
+from servetwin.metrics.options import MetricOptions
+from servetwin.scenario.factories import make
+from servetwin.scenario.hardware import Replica
+from servetwin.scenario.load import LoadedScenario
+from servetwin.scenario.schema import Scenario
+from servetwin.scenario.step_models import build_step_model
+from servetwin.scenario.workload_field import build_workload
+from servetwin.workload.base import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A scenario, ready to be simulated.
+
+    Attributes
+    ----------
+    replicas
+        One per pool: what its instances are made of.
+    instances
+        All instances, pool by pool.
+    """
+
+    loaded: LoadedScenario
+    workload: Workload
+    replicas: tuple[Replica, ...]
+    instances: tuple[InstanceSpec, ...]
+    router: Router
+    staleness_ns: int
+    front_end: FrontEnd | None
+    metric_options: MetricOptions
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario."""
+        return self.loaded.scenario
+
+
+def build(loaded: LoadedScenario) -> Deployment:
+    """Resolve a scenario: read its files, find its implementations, work out its memory.
+
+    Raises
+    ------
+    InputError
+        For anything in it that does not exist or does not fit.
+    """
+    scenario = loaded.scenario
+    replicas = tuple(Replica(pool, pool.model or scenario.model, loaded.folder) for pool in scenario.cluster)
+    return Deployment(
+        loaded=loaded,
+        replicas=replicas,
+        instances=tuple(spec for replica in replicas for spec in build_instances(replica)),
+        workload=build_workload(scenario.workload, scenario.seed, loaded.folder),
+        router=_router(scenario),
+        staleness_ns=seconds_to_ns(scenario.router.staleness_s),
+        front_end=_front_end(scenario),
+        metric_options=MetricOptions(
+            interval_s=scenario.output.interval_s, warmup_s=scenario.output.warmup_s, slo=scenario.slo.limits
+        ),
+    )
+
+
+def build_instances(replica: Replica) -> list[InstanceSpec]:
+    """Return the instances of one pool; they share one step model."""
+    engine, pool = replica.engine, replica.pool
+    first = InstanceSpec(
+        name=f"{pool.name}-0",
+        pool=pool.name,
+        device=replica.device_name,
+        model=replica.model.name if replica.has_model else None,
+        settings=_settings(replica),
+        scheduler=_scheduler(engine.kind, f"{replica.where}.engine.kind"),
+        ordering=_ordering(engine.scheduling_policy, f"{replica.where}.engine.scheduling_policy"),
+        step_model=build_step_model(replica),
+        kv_bytes_per_block=replica.kv_bytes_per_block,
+        weight_bytes=replica.weight_bytes,
+    )
+    return [replace(first, name=f"{pool.name}-{number}") for number in range(pool.replicas)]
+
+
+def _settings(replica: Replica) -> EngineSettings:
+    engine = replica.engine
+    usable = replica.num_gpu_blocks - 1  # vLLM keeps one as its null block
+    if usable < 1:
+        raise InputError(
+            f"{replica.num_gpu_blocks} KV block fits, and vLLM keeps one for itself", where=f"{replica.where}.engine"
+        )
+    return EngineSettings(
+        num_blocks=usable,
+        max_model_len=replica.max_model_len,
+        max_num_seqs=engine.num_sequences,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        block_size=engine.block_size,
+        enable_chunked_prefill=engine.enable_chunked_prefill,
+        long_prefill_token_threshold=engine.long_prefill_token_threshold,
+        scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,
+        enable_prefix_caching=engine.enable_prefix_caching,
+        idle_poll_ns=us_to_ns(engine.idle_poll_us),
+    )
+
+
+def _scheduler(kind: Any, where: str) -> Scheduler:
+    if not isinstance(kind, str):
+        given: Scheduler = kind
+        return given
+    return schedulers.get(kind, where=where)()
+
+
+def _ordering(policy: Any, where: str) -> Ordering:
+    if not isinstance(policy, str):
+        given: Ordering = policy
+        return given
+    return orderings.get(policy, where=where)()
+
+
+def _router(scenario: Scenario) -> Router:
+    options = scenario.router
+    if not isinstance(options.policy, str):
+        given: Router = options.policy
+        return given
+    factory = routers.get(options.policy, where="router.policy")
+    return make(factory, options.extra, {"seed": lambda: scenario.seed}, "router")
+
+
+def _front_end(scenario: Scenario) -> FrontEnd | None:
+    options = scenario.front_end
+    if options is None:
+        return None
+    return FrontEnd(request_ns=us_to_ns(options.request_us), response_ns=us_to_ns(options.response_us))

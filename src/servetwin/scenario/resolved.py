@@ -1,0 +1,111 @@
+"""What a run writes down of its scenario: every key with its value, what followed from it, and a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from servetwin.scenario.build import Deployment
+from servetwin.scenario.hardware import Replica
+from servetwin.scenario.load import RESOLVED, LoadedScenario
+
+
+def scenario_hash(loaded: LoadedScenario) -> str:
+    """Return a hash of all that decides a run: the scenario with its defaults, and the content of the files it names.
+
+    Where the files lie does not count, so that the same scenario in another folder has the same hash.
+    """
+    content = loaded.scenario.model_dump(mode="json")
+    _replace_paths(content, loaded.folder)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _replace_paths(value: Any, folder: Path) -> None:
+    """Put digests in place of the files and folders that keys called ``path``, ``model`` or ``device`` name."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("path", "model", "device") and isinstance(item, str) and (folder / item).exists():
+                value[key] = _digest(folder / item)
+            else:
+                _replace_paths(item, folder)
+    elif isinstance(value, list):
+        for item in value:
+            _replace_paths(item, folder)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file, name in _files(path):
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _files(path: Path) -> Iterator[tuple[Path, str]]:
+    if path.is_file():
+        yield path, ""
+    else:
+        yield from ((file, file.relative_to(path).as_posix()) for file in sorted(path.rglob("*")) if file.is_file())
+
+
+def resolved_yaml(deployment: Deployment) -> str:
+    """Return the scenario with all defaults filled in, and the facts that followed, as YAML.
+
+    It is a scenario itself; the facts stand under ``resolved`` and are skipped when it is read.
+    """
+    settings = deployment.scenario.model_dump(mode="json", exclude_none=True)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
+    facts = yaml.safe_dump({RESOLVED: resolved_facts(deployment)}, sort_keys=False, allow_unicode=True, width=120)
+    return f"{text}\n# What followed from it (not settings: skipped when this file is read)\n{facts}"
+
+
+def resolved_facts(deployment: Deployment) -> dict[str, Any]:
+    """Return the facts that followed from a scenario."""
+    workload = deployment.workload
+    return {
+        "scenario_hash": scenario_hash(deployment.loaded),
+        "workload": {
+            "source": workload.source,
+            "requests": len(workload),
+            "prompt_tokens": int(workload.prompt_tokens.sum()),
+            "output_tokens": int(workload.output_tokens.sum()),
+            "notices": list(workload.notices),
+        },
+        "pools": {replica.pool.name: _pool_facts(replica) for replica in deployment.replicas},
+    }
+
+
+def _pool_facts(replica: Replica) -> dict[str, Any]:
+    engine = replica.engine
+    blocks = replica.num_gpu_blocks - 1
+    facts: dict[str, Any] = {
+        "device": replica.device_name or None,
+        "accelerators": replica.pool.replicas * engine.tensor_parallel_size,
+        "max_num_seqs": engine.num_sequences,
+        "max_model_len": replica.max_model_len,
+        "kv_blocks": blocks,
+        "kv_tokens": blocks * engine.block_size,
+        "kv_bytes": blocks * replica.kv_bytes_per_block,
+        "weight_bytes": replica.weight_bytes,
+    }
+    if replica.has_model:
+        model = replica.model
+        facts["model"] = {
+            "name": model.name,
+            "parameters": model.num_parameters,
+            "num_hidden_layers": model.num_hidden_layers,
+            "hidden_size": model.hidden_size,
+            "num_attention_heads": model.num_attention_heads,
+            "num_key_value_heads": model.num_key_value_heads,
+            "max_position_embeddings": model.max_position_embeddings,
+            "dtype": model.dtype,
+        }
+    return facts
