@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from servetwin.workload.delays import DelayOptions, FixedDelay
-from servetwin.workload.schema import MAX_REQUESTS, Count, Options, Rate, Seconds, Times
+from servetwin.workload.limits import MAX_REQUESTS
+from servetwin.workload.schema import Count, Options, Rate, Seconds, Times
 
 
 class OpenArrivals(Protocol):
@@ -120,7 +121,7 @@ class StagedArrivals(Options):
         if self.process == "constant" or count == 0:
             return np.arange(count) / max(stage.rate_per_s, 1e-9)
         ends: Times = np.cumsum(rng.exponential(1.0, count))
-        return ends * (stage.duration_s / ends[-1])
+        return ends * (stage.duration_s / float(ends[-1]))
 
 
 class PulsedArrivals(Options):

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from servetwin.workload.schema import MAX_SECONDS, Options, Seconds, Sigma, Times
+from servetwin.workload.limits import MAX_SECONDS
+from servetwin.workload.schema import Options, Seconds, Sigma, Times
 
 MeanSeconds: TypeAlias = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
+from servetwin.core.random import stream
 from servetwin.workload.files import read_length_column
-from servetwin.workload.schema import MAX_TOKENS, Lengths, Options, Sigma, Times, Tokens, absolute
+from servetwin.workload.limits import MAX_TOKENS
+from servetwin.workload.schema import Lengths, Options, Sigma, Times, Tokens, absolute
 
 
 def whole_tokens(lengths: Times, low: int | None, high: int | None) -> Lengths:
@@ -121,3 +123,12 @@ LengthOptions: TypeAlias = Annotated[
     BeforeValidator(_number_is_fixed),
 ]
 """A distribution of lengths in tokens, or a number."""
+
+
+def draw_pairs(prompt: LengthOptions, output: LengthOptions, n: int, seed: int) -> tuple[Lengths, Lengths]:
+    """Return ``n`` prompt lengths and ``n`` output lengths; of the same rows where both come from one file."""
+    prompts = prompt.draw(n, stream(seed, "workload", "prompt_tokens"))
+    same_rows = (
+        isinstance(prompt, EmpiricalLength) and isinstance(output, EmpiricalLength) and prompt.path == output.path
+    )
+    return prompts, output.draw(n, stream(seed, "workload", "prompt_tokens" if same_rows else "output_tokens"))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from servetwin.workload.arrivals import ArrivalOptions, ClosedLoop
+from servetwin.workload.arrivals import ArrivalOptions
 from servetwin.workload.base import WorkloadSource
 from servetwin.workload.lengths import LengthOptions
 from servetwin.workload.mix import ModelMix, PriorityMix
@@ -64,21 +64,29 @@ class SyntheticOptions(Options):
     def _one_count(self) -> Self:
         if self.sessions is not None and self.requests is not None:
             raise ValueError("with sessions, say sessions.count (how many sessions) and leave out requests")
-        if self.items is None:
+        if self.asked is None and self.arrivals.total is None:
             name = "requests" if self.sessions is None else "sessions.count"
             raise ValueError(f"{name} missing: {self.arrivals.kind} arrivals have no end of their own")
         return self
 
     @property
-    def items(self) -> int | None:
-        """How many requests, or sessions, at most."""
-        asked = self.requests if self.sessions is None else self.sessions.count
-        return asked if asked is not None else self.arrivals.total
+    def asked(self) -> int | None:
+        """How many requests (or sessions) were asked for."""
+        return self.requests if self.sessions is None else self.sessions.count
 
     @property
-    def closed_loop(self) -> ClosedLoop | None:
-        """The closed loop, where arrivals are one."""
-        return self.arrivals if isinstance(self.arrivals, ClosedLoop) else None
+    def items(self) -> int:
+        """How many requests (or sessions) there are at most."""
+        most = self.asked if self.asked is not None else self.arrivals.total
+        assert most is not None  # validated above
+        return most
+
+    @property
+    def lengths(self) -> tuple[LengthOptions, LengthOptions]:
+        """``prompt_tokens`` and ``output_tokens``, where there is no ``shared_prefix``."""
+        assert self.prompt_tokens is not None  # validated above
+        assert self.output_tokens is not None
+        return self.prompt_tokens, self.output_tokens
 
     def source(self) -> WorkloadSource:
         """Return the generator."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from servetwin.workload.delays import DelayOptions, FixedDelay
 from servetwin.workload.lengths import FixedLength, LengthOptions
-from servetwin.workload.schema import MAX_TOKENS, Count, Options
+from servetwin.workload.limits import MAX_REQUESTS, MAX_TOKENS
+from servetwin.workload.schema import Count, Options
 
 PromptCount: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -28,8 +29,8 @@ class SystemPromptOptions(Options):
     def choose(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the number of the system prompt of each of ``n`` requests."""
         edges: NDArray[np.float64] = np.cumsum(1.0 / np.arange(1, self.count + 1, dtype=np.float64) ** self.zipf)
-        chosen = np.searchsorted(edges, rng.random(n) * edges[-1], side="right")
-        return np.minimum(chosen, self.count - 1).astype(np.int64)
+        chosen = np.searchsorted(edges, rng.random(n) * float(edges[-1]), side="right")
+        return np.minimum(chosen, self.count - 1, dtype=np.int64)
 
 
 class SessionOptions(Options):
@@ -66,3 +67,9 @@ class SharedPrefixOptions(Options):
     system_prompt_len: LengthOptions = FixedLength(tokens=100)
     question_len: LengthOptions = FixedLength(tokens=50)
     output_len: LengthOptions = FixedLength(tokens=50)
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if (prompts := self.num_groups * self.num_prompts_per_group) > MAX_REQUESTS:
+            raise ValueError(f"num_groups x num_prompts_per_group is {prompts}; allowed: up to {MAX_REQUESTS}")
+        return self

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_REQUESTS = 20_000_000
-"""Most requests (or sessions) of one workload."""
-
-MAX_TOKENS = 2**23
-"""Longest prompt, and longest output, of one request."""
-
-MAX_SECONDS = 1e9
-"""Longest time of a workload, about 31 years, so that nanoseconds fit an int64."""
+from servetwin.workload.limits import MAX_REQUESTS, MAX_SECONDS, MAX_TOKENS
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=MAX_REQUESTS)]
 Tokens: TypeAlias = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
@@ -26,8 +19,6 @@ Sigma: TypeAlias = Annotated[float, Field(ge=0, le=5)]
 
 Lengths: TypeAlias = NDArray[np.int64]
 Times: TypeAlias = NDArray[np.float64]
-
-Column: TypeAlias = Literal["prompt_tokens", "output_tokens"]
 
 
 class Options(BaseModel):
