@@ -1,0 +1,123 @@
+"""Importer of LLMServingSim's older profile bundles: ``<hardware>/<model>/tp<N>/{layers.csv, predictions/*.csv}``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from servetwin.core.errors import InputError
+from servetwin.step.profile.csv_table import Column, read_table
+from servetwin.step.profile.curves import curves_by_layer
+from servetwin.step.profile.folders import degree_folder, degrees
+from servetwin.step.profile.layers import check_layers
+from servetwin.step.profile.tables import AdditiveAttention, Curve, Grid, Profile
+
+_LAYERS = (Column("layer_name", "text"), Column("input", "count", 1), Column("latency(ns)", "ns"))
+_PREFILL = (Column("kv_cache_size", "count"), Column("prefill_chunk_size", "count", 1), Column("prediction", "ns"))
+_DECODE = (Column("batch_size", "count", 1), Column("kv_cache_size", "count"), Column("prediction", "ns"))
+
+_SUMS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_RENAMED = {"rope": "rotary_emb"}
+_KEPT = ("embedding", "o_proj", "act_fn", "down_proj", "final_layernorm", "lm_head")
+_NORMS = ("input_layernorm", "post_layernorm")
+_FUSED_ON_TPU = frozenset({"k_proj", "v_proj"})
+
+
+def is_lss_v0(folder: Path) -> bool:
+    """Return whether ``folder`` is the model folder of such a bundle."""
+    return any((degree / "layers.csv").is_file() for degree in degrees(folder).values())
+
+
+def read_lss_v0(folder: Path, tensor_parallel_size: int) -> Profile:
+    """Read one tensor-parallel degree of a bundle.
+
+    Projections are summed (q + k + v, gate + up) and the two norms of a block averaged. On a TPU some layers are fused
+    into others or were not measured; that is allowed there, and said. LM head times are taken over sequences.
+
+    Raises
+    ------
+    InputError
+        For a degree, file, layer, column or value that is missing or wrong.
+    """
+    own = degree_folder(folder, tensor_parallel_size)
+    hardware = _hardware(folder)
+    tpu = hardware.upper().startswith("TPU")
+    path = own / "layers.csv"
+    layers = curves_by_layer(read_table(path, _LAYERS, extra=True), "layer_name", "input", "latency(ns)")
+    _check(layers, path, tpu)
+    dense, notices = _canonical(layers)
+    not_measured = {"sampler": "this format has none"}
+    if tpu and len(dense["act_fn"].counts) == 1:
+        del dense["act_fn"]
+        not_measured["act_fn"] = "fused into the layers around it on TPU"
+    return Profile(
+        hardware=hardware,
+        model=f"{folder.parent.name}/{folder.name}",
+        tensor_parallel_size=tensor_parallel_size,
+        dense=dense,
+        per_sequence={"lm_head": dense.pop("lm_head")},
+        attention=AdditiveAttention(
+            _grid(own / "predictions" / "attn_prefill_predictions.csv", _PREFILL),
+            _grid(own / "predictions" / "attn_decode_predictions.csv", _DECODE),
+        ),
+        token_padding="power_of_two" if tpu else "none",
+        source=str(folder),
+        not_measured=not_measured,
+        notices=tuple(notices),
+    )
+
+
+def _hardware(folder: Path) -> str:
+    return folder.resolve().parent.parent.name
+
+
+def _check(layers: dict[str, Curve], path: Path, tpu: bool) -> None:
+    experts = any(name.startswith("expert.") for name in layers)
+    hint = " (this is a mixture-of-experts profile, which is not supported)" if experts else ""
+    wanted = [name for parts in _SUMS.values() for name in parts] + [*_NORMS, *_RENAMED, *_KEPT]
+    if tpu and not _FUSED_ON_TPU & set(layers):
+        wanted = [name for name in wanted if name not in _FUSED_ON_TPU]
+    check_layers(layers, wanted, str(path), hint=hint)
+
+
+def _canonical(layers: dict[str, Curve]) -> tuple[dict[str, Curve], list[str]]:
+    """Return the layers by our names, and what there is to say about them."""
+    dense = {name: layers[name] for name in _KEPT} | {new: layers[old] for old, new in _RENAMED.items()}
+    notices: list[str] = []
+    for name, parts in _SUMS.items():
+        present = [part for part in parts if part in layers]
+        notices += [f"layer {part} has no rows: it is fused into {parts[0]}" for part in parts if part not in layers]
+        dense[name], late = _sum([layers[part] for part in present])
+        notices += [f"layer {present[i]} has no rows below {at} tokens: its first row holds there" for i, at in late]
+    norms, _ = _sum([layers[name] for name in _NORMS])
+    dense["layernorm"] = Curve(norms.counts, norms.time_ns / 2)
+    return dense, notices
+
+
+def _sum(curves: list[Curve]) -> tuple[Curve, list[tuple[int, int]]]:
+    """Return the sum of curves over all their counts, and (number, first count) of those that start late."""
+    counts = curves[0].counts
+    for curve in curves[1:]:
+        counts = np.union1d(counts, curve.counts)
+    total = sum(np.interp(counts, curve.counts, curve.time_ns) for curve in curves)
+    late = [(i, int(curve.counts[0])) for i, curve in enumerate(curves) if curve.counts[0] > counts[0]]
+    return Curve(counts, np.asarray(total, dtype=np.float64)), late
+
+
+def _grid(path: Path, columns: tuple[Column, Column, Column]) -> Grid:
+    """Read a table over two axes, which must be complete."""
+    table = read_table(path, columns)
+    first, second, times = (table[column.name] for column in columns)
+    rows, row = np.unique(first, return_inverse=True)
+    keys, key = np.unique(second, return_inverse=True)
+    table.check_distinct(columns[0].name, columns[1].name)
+    if len(times) != len(rows) * len(keys):
+        present = np.zeros((len(rows), len(keys)), dtype=bool)
+        present[row, key] = True
+        i, j = (int(places[0]) for places in np.nonzero(~present))
+        message = f"no row for {columns[0].name} {rows[i]}, {columns[1].name} {keys[j]}; the table must be complete"
+        raise InputError(message, where=str(path))
+    values = np.empty((len(rows), len(keys)))
+    values[row, key] = times
+    return Grid(rows, keys, values)

@@ -1,0 +1,117 @@
+"""A measured profile in memory: what each operator of a model takes on one accelerator of a tensor-parallel group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Times = NDArray[np.float64]
+
+TokenPadding = Literal["none", "power_of_two"]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Times of one layer: ``counts`` (tokens or sequences, ascending, distinct) and ``time_ns``, each of shape ``(n,)``."""
+
+    counts: Counts
+    time_ns: Times
+
+
+@dataclass(frozen=True, slots=True)
+class JointAttention:
+    """Attention measured as one kernel call: one prefill chunk beside decodes of equal length; columns of shape ``(n,)``.
+
+    ``kv_prefill`` and ``kv_decode`` are tokens whose KV was there before the step (the chunk itself not among them).
+    """
+
+    prefill_chunk: Counts
+    kv_prefill: Counts
+    num_decodes: Counts
+    kv_decode: Counts
+    time_ns: Times
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Times over two axes, complete: ``time_ns[i, j]`` belongs to ``first[i]`` and ``second[j]``, both ascending."""
+
+    first: Counts
+    second: Counts
+    time_ns: Times
+
+
+@dataclass(frozen=True, slots=True)
+class AdditiveAttention:
+    """Attention as the sum of two tables: ``prefill`` over (context, chunk), ``decode`` over (decodes, mean context)."""
+
+    prefill: Grid
+    decode: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Intervals ``(edges[i], edges[i+1]]`` with a label each; what lies above belongs to the last."""
+
+    edges: tuple[float, ...]
+    labels: tuple[str, ...]
+
+    def label(self, value: float) -> str:
+        """Return the label of ``value``'s interval."""
+        for i in range(len(self.labels) - 1):
+            if value <= self.edges[i + 1]:
+                return self.labels[i]
+        return self.labels[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class SkewTable:
+    """How much of the step from equal to longest context a batch of unequal contexts pays (LLMServingSim's fit).
+
+    ``alpha`` is found by (chunk, label of n, of the skew rate, of the longest context, of the prefill's context).
+    """
+
+    n: Bins
+    skew_rate: Bins
+    kv_max: Bins
+    kv_prefill: Bins
+    alpha: Mapping[tuple[int, str, str, str, str], float]
+    default: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One model on one kind of accelerator at one tensor-parallel degree; times per layer, in nanoseconds.
+
+    Attributes
+    ----------
+    dense
+        Time over the step's tokens, by layer.
+    per_sequence
+        Time over the step's sequences, by layer.
+    token_padding
+        Whether the server pads the step's tokens before it computes dense layers.
+    source
+        The folder that it was read from.
+    not_measured
+        Layers that the tables leave out on purpose, with the reason; they take no time.
+    notices
+        What a reader of results should know beyond that.
+    """
+
+    hardware: str
+    model: str
+    tensor_parallel_size: int
+    dense: Mapping[str, Curve]
+    per_sequence: Mapping[str, Curve]
+    attention: JointAttention | AdditiveAttention
+    skew: SkewTable | None = None
+    token_padding: TokenPadding = "none"
+    source: str = ""
+    not_measured: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = field(default=())
