@@ -83,7 +83,7 @@ def _resolve(scenario: Path, sets: list[str] | None, seed: int | None) -> Deploy
     from servetwin.scenario.edits import parse_edits
     from servetwin.scenario.load import load_scenario
 
-    return build(load_scenario(scenario, edits=parse_edits(sets or []), seed=seed))
+    return build(load_scenario(scenario, edits=parse_edits(sets or [], "--set"), seed=seed, option="--set"))
 
 
 def _pool_row(name: str, pool: dict[str, Any]) -> dict[str, Any]:

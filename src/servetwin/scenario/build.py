@@ -57,6 +57,13 @@ def build(loaded: LoadedScenario) -> Deployment:
     InputError
         For anything in it that does not exist or does not fit.
     """
+    try:
+        return _build(loaded)
+    except InputError as error:
+        raise loaded.located(error) from None
+
+
+def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
     replicas = tuple(Replica(pool, pool.model or scenario.model, loaded.folder) for pool in scenario.cluster)
     return Deployment(

@@ -25,13 +25,13 @@ def split_assignment(text: str, option: str) -> tuple[str, str]:
     return path.strip(), value.strip()
 
 
-def parse_edits(assignments: Iterable[str], option: str = "--set") -> dict[str, Any]:
+def parse_edits(assignments: Iterable[str], option: str) -> dict[str, Any]:
     """Return the values of ``path=value`` texts by path; a later one wins."""
     pairs = (split_assignment(text, option) for text in assignments)
     return {path: parse_value(value, f"{option} {path}") for path, value in pairs}
 
 
-def parse_variations(assignments: Iterable[str], option: str = "--vary") -> dict[str, list[Any]]:
+def parse_variations(assignments: Iterable[str], option: str) -> dict[str, list[Any]]:
     """Return the list of values of each ``path=a,b,c``.
 
     Raises
@@ -48,7 +48,7 @@ def parse_variations(assignments: Iterable[str], option: str = "--vary") -> dict
     return variations
 
 
-def apply_edits(data: Any, edits: dict[str, Any], option: str = "--set") -> tuple[Any, dict[KeyPath, str]]:
+def apply_edits(data: Any, edits: dict[str, Any], option: str) -> tuple[Any, dict[KeyPath, str]]:
     """Return a copy of ``data`` with the edits made, and the label of each place that was edited."""
     edited = _copy(data)
     places: dict[KeyPath, str] = {}
@@ -99,3 +99,20 @@ def _item(items: list[Any], part: str, label: str) -> int:
         return int(part)
     known = [str(name) for name in names if name is not None] or [str(i) for i in range(len(items))]
     raise unknown_name("item", part, known, where=label)
+
+
+def find_path(data: Any, parts: list[str]) -> KeyPath:
+    """Return the path in the data of a dotted key whose list items are names or numbers, as far as the data has it."""
+    path: list[str | int] = []
+    for part in parts:
+        if isinstance(data, list):
+            try:
+                path.append(_item(data, part, ""))
+            except InputError:
+                break
+        elif isinstance(data, dict) and part in data:
+            path.append(part)
+        else:
+            break
+        data = data[path[-1]]
+    return tuple(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -26,7 +27,7 @@ def make(
     options
         What the user wrote.
     context
-        What the scenario knows (seed, model, device, ...), worked out and handed over where the signature has that name.
+        What the scenario knows (seed, device, ...), worked out and handed over where the signature has that name.
     where
         Path of the options, for messages.
 
@@ -46,11 +47,14 @@ def make(
         elif open_ended:
             arguments[name] = value
         else:
-            raise unknown_name("option", name, own, where=where)
+            raise unknown_name("option", name, own, where=f"{where}.{name}")
     missing = [name for name in own if name not in arguments and parameters[name].default is inspect.Parameter.empty]
     if missing:
         raise InputError(f"option {missing[0]!r} is missing", where=where)
-    return factory(**arguments)
+    try:
+        return factory(**arguments)
+    except InputError as error:
+        raise error if error.where else InputError(str(error), where=where) from None
 
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -65,6 +69,10 @@ def _hints(factory: Callable[..., object]) -> dict[str, Any]:
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise InputError(f"given {shorten(value)}: should be a mapping of keys to values", where=where)
+        return make(hint, value, {}, where)
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(
             hint, config=ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)

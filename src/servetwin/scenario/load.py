@@ -11,13 +11,47 @@ from typing import Any
 from pydantic import ValidationError
 
 from servetwin.core.errors import InputError
-from servetwin.scenario.edits import apply_edits
+from servetwin.scenario.edits import apply_edits, find_path
 from servetwin.scenario.explain import explain, shorten
 from servetwin.scenario.schema import Scenario
 from servetwin.scenario.yaml_source import KeyPath, YamlSource, read_yaml
 
 RESOLVED = "resolved"
 """A key that a run adds to its ``resolved.yaml`` (facts, not settings); it is skipped when that file is read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where each key of a scenario was written: in a file, or in an option of the command line.
+
+    Attributes
+    ----------
+    document
+        As it was read.
+    data
+        With the edits made.
+    edited
+        The label of each place that was edited.
+    """
+
+    document: YamlSource
+    data: Any
+    edited: Mapping[KeyPath, str]
+
+    def of_path(self, path: KeyPath) -> str | None:
+        """Return the place of a path in the data, or None where that is not known."""
+        for i in range(len(path), 0, -1):
+            if path[:i] in self.edited:
+                return self.edited[path[:i]]
+        line = self.document.line(path)
+        return f"{self.document.label}:{line}" if line is not None else self.document.label or None
+
+    def of_key(self, key: str) -> str | None:
+        """Return the place of a dotted key, or None if the scenario has none that begins like it."""
+        parts = key.split(".")
+        if parts[0] not in Scenario.model_fields:
+            return None
+        return self.of_path(find_path(self.data, parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +69,15 @@ class LoadedScenario:
     """
 
     scenario: Scenario
+    places: Places
     name: str
     folder: Path
     file: str | None = None
+
+    def located(self, error: InputError) -> InputError:
+        """Return an error about a key of this scenario with the file and the line of that key, where known."""
+        place = self.places.of_key(error.where) if error.where else None
+        return InputError(str(error), where=place) if place else error
 
 
 def load_scenario(
@@ -46,6 +86,7 @@ def load_scenario(
     edits: Mapping[str, Any] | None = None,
     seed: int | None = None,
     folder: str | Path | None = None,
+    option: str = "edits",
 ) -> LoadedScenario:
     """Read and check a scenario.
 
@@ -59,6 +100,8 @@ def load_scenario(
         Replaces the scenario's seed.
     folder
         Where relative paths count from; default: the file's folder, or the current one.
+    option
+        What to call the edits in messages (``--set``).
 
     Raises
     ------
@@ -66,19 +109,22 @@ def load_scenario(
         For anything that is wrong with it, one line per mistake, with file and line where there is a file.
     """
     if isinstance(source, LoadedScenario):
-        base = source
-        source = base.scenario
-        folder = folder or base.folder
-        name, file = base.name, base.file
+        name, file, own_folder, before = source.name, source.file, source.folder, source.places
     else:
-        name, file = _names(source)
-    document = _document(source, file)
-    data, places = apply_edits(document.data, dict(edits or {}))
+        name, file, own_folder, before = _read(source)
+    data, edited = apply_edits(before.data, dict(edits or {}), option)
     if seed is not None:
         data, more = apply_edits(data, {"seed": seed}, "--seed")
-        places |= dict.fromkeys(more, "--seed")
-    scenario = _validate(data, document, places)
-    return LoadedScenario(scenario, name, Path(folder) if folder else _folder(file), file)
+        edited |= dict.fromkeys(more, "--seed")
+    places = Places(before.document, data, {**before.edited, **edited})
+    return LoadedScenario(_validate(places), places, name, Path(folder) if folder else own_folder, file)
+
+
+def _read(source: str | Path | Mapping[str, Any] | Scenario) -> tuple[str, str | None, Path, Places]:
+    """Return the name, file, folder and content of a scenario that is not checked yet."""
+    name, file = _names(source)
+    document = _document(source, file)
+    return name, file, _folder(file), Places(document, document.data, {})
 
 
 def _names(source: object) -> tuple[str, str | None]:
@@ -117,17 +163,10 @@ def _document(source: object, file: str | None) -> YamlSource:
     return YamlSource(plain, document.label, document.root)
 
 
-def _validate(data: Any, document: YamlSource, places: dict[KeyPath, str]) -> Scenario:
-    def where(path: KeyPath) -> str | None:
-        for i in range(len(path), 0, -1):
-            if path[:i] in places:
-                return places[path[:i]]
-        line = document.line(path)
-        return f"{document.label}:{line}" if line is not None else document.label or None
-
+def _validate(places: Places) -> Scenario:
     try:
-        return Scenario.model_validate(data)
+        return Scenario.model_validate(places.data)
     except ValidationError as error:
-        raise explain(error, Scenario, data, where) from None
+        raise explain(error, Scenario, places.data, places.of_path) from None
     except RecursionError:
-        raise InputError("nested too deeply", where=document.label or None) from None
+        raise InputError("nested too deeply", where=places.document.label or None) from None

@@ -26,6 +26,8 @@ RouterName: TypeAlias = Annotated[Any, implementation("choose", "router"), AS_NA
 
 Objective: TypeAlias = Annotated[float, Field(gt=0, le=1e9)] | None
 
+CollectiveName: TypeAlias = Annotated[Any, implementation("all_reduce_ns", "collective"), AS_NAME]
+
 MAX_INSTANCES = 1_000_000
 
 
@@ -143,6 +145,12 @@ class HostOptions(Options):
     )
 
 
+class CollectiveOptions(PluginOptions):
+    """What an all-reduce among the accelerators of a replica takes. Further keys are options of that model."""
+
+    kind: CollectiveName = Field("ring", description="`ring`, `lss_ring` (LLMServingSim's), or a plug-in's name.")
+
+
 class StepOptions(PluginOptions):
     """How long a step takes. Further keys are options of the step model, see `docs/step-models.md`."""
 
@@ -150,6 +158,9 @@ class StepOptions(PluginOptions):
         "roofline", description="`roofline`, `profile`, `affine`, `fixed`, or a plug-in's name."
     )
     path: str | None = Field(None, description="Of a measured profile: its folder, relative to the scenario file.")
+    collective: Annotated[CollectiveOptions, BeforeValidator(wrapped("kind"))] = Field(
+        CollectiveOptions(), description="What tensor parallelism's collectives take."
+    )
     host: HostOptions = Field(HostOptions(), description="Host overhead.")
 
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import servetwin.network.collectives
 import servetwin.step.affine
-import servetwin.step.fixed  # noqa: F401  (these imports register the built-in step models)
+import servetwin.step.fixed
+import servetwin.step.roofline  # noqa: F401  (these imports register what is built in)
+from servetwin.core.errors import InputError
+from servetwin.network.base import Collectives, collectives
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.step.base import StepModel, step_models
+from servetwin.step.host import NO_HOST_OVERHEAD, HostOverhead
 
 __all__ = ["build_step_model", "step_models"]
 
 
 def build_step_model(replica: Replica) -> StepModel:
     """Return the step model of a pool's replicas.
+
+    A factory is given, by name, what it asks of ``architecture, device, device_name, link, collectives,
+    tensor_parallel_size, dtype, kv_cache_dtype, path, host``; its other parameters are options of the user.
 
     Raises
     ------
@@ -27,17 +38,53 @@ def build_step_model(replica: Replica) -> StepModel:
         given: StepModel = options.model
         return given
     factory = step_models.get(options.model, where=f"{where}.model")
-    return make(factory, _given(replica), _context(replica, where), where)
+    context: dict[str, Callable[[], Any]] = {
+        "architecture": lambda: replica.model,
+        "device": lambda: replica.device,
+        "device_name": lambda: replica.hardware.device,
+        "link": lambda: replica.link,
+        "collectives": lambda: _collectives(replica),
+        "tensor_parallel_size": lambda: replica.engine.tensor_parallel_size,
+        "dtype": lambda: replica.dtype,
+        "kv_cache_dtype": lambda: replica.kv_cache_dtype,
+        "path": lambda: _path(replica),
+        "host": lambda: _host(replica, factory),
+    }
+    _refuse_unused(replica, factory)
+    return make(factory, options.extra, context, where)
 
 
-def _given(replica: Replica) -> dict[str, Any]:
-    """Return what the user wrote beside the model's name, the host overhead included where any of it is set."""
-    options = replica.pool.step
-    given = options.extra
-    if options.path is not None:
-        given["path"] = options.path
-    return given
+def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
+    """Refuse settings that the step model would not look at."""
+    options, where = replica.pool.step, f"{replica.where}.step"
+    parameters = inspect.signature(factory).parameters
+    for key, given in (("path", options.path is not None), ("host", bool(options.host.model_dump(exclude_none=True)))):
+        if given and key not in parameters:
+            raise InputError(f"the step model {options.model!r} has no {key}; leave it out", where=f"{where}.{key}")
 
 
-def _context(replica: Replica, where: str) -> Mapping[str, Callable[[], Any]]:
-    return {}
+def _collectives(replica: Replica) -> Collectives | None:
+    """Return the cost of collectives among the ranks; None for a single one."""
+    options, where = replica.pool.step.collective, f"{replica.where}.step.collective"
+    if replica.link is None:
+        return None
+    if not isinstance(options.kind, str):
+        given: Collectives = options.kind
+        return given
+    link = replica.link
+    return make(collectives.get(options.kind, where=f"{where}.kind"), options.extra, {"link": lambda: link}, where)
+
+
+def _path(replica: Replica) -> Path:
+    path = replica.pool.step.path
+    if path is None:
+        message = f"the step model {replica.pool.step.model!r} needs the path of its data"
+        raise InputError(message, where=f"{replica.where}.step.path")
+    return replica.folder / path
+
+
+def _host(replica: Replica, factory: Callable[..., StepModel]) -> HostOverhead:
+    """Return the host overhead: as given, and the step model's own where only one of its parts is."""
+    default = inspect.signature(factory).parameters["host"].default
+    own = default if isinstance(default, HostOverhead) else NO_HOST_OVERHEAD
+    return replace(own, **replica.pool.step.host.model_dump(exclude_none=True))
