@@ -45,6 +45,8 @@ class RunInfo:
         How long the simulation took, in seconds of real time; None if nobody measured it.
     title, subtitle
         Headings of the report.
+    scenario_folder
+        From which relative paths in the scenario count, so that ``resolved.yaml`` can be run again.
     """
 
     seed: int = 0
@@ -53,6 +55,7 @@ class RunInfo:
     wall_time_s: float | None = None
     title: str = "Simulation"
     subtitle: str = ""
+    scenario_folder: str = ""
 
 
 class Result:
@@ -173,6 +176,7 @@ class Result:
         return {
             "incomplete": not self.outcome.complete,
             "wall_time_s": self.info.wall_time_s,
+            "scenario_folder": self.info.scenario_folder,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "version": __version__,
             "host": platform.node(),

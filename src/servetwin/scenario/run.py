@@ -80,4 +80,5 @@ def _info(deployment: Deployment, wall_time_s: float) -> RunInfo:
         wall_time_s=wall_time_s,
         title=loaded.name,
         subtitle=pools,
+        scenario_folder=str(loaded.folder.resolve()),
     )

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import servetwin.network.collectives
-import servetwin.step.affine
-import servetwin.step.fixed
-import servetwin.step.roofline  # noqa: F401  (these imports register what is built in)
+import servetwin.step  # noqa: F401  (these imports register what is built in)
 from servetwin.core.errors import InputError
 from servetwin.network.base import Collectives, collectives
 from servetwin.scenario.factories import make
