@@ -77,6 +77,8 @@ def read_large(raw: bytes, limit: int | None) -> CsvColumns | None:
     CsvColumns or None
         None where anything looks wrong: ``read_plain`` then finds out what it is, and where.
     """
+    if raw.count(b'"') % 2 or b"0x" in raw or b"0X" in raw:  # pyarrow takes open quotes, and hexadecimal numbers
+        return None
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 

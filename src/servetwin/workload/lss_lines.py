@@ -6,6 +6,7 @@ import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,9 +79,7 @@ class LineReader:
             At the first line that is wrong.
         """
         items = []
-        for seen, (line, record) in enumerate(self._records()):
-            if seen == limit:
-                break
+        for line, record in islice(self._records(), limit):
             where = f"{self._path}:{line}"
             item = self._session(record, line, where) if "sub_requests" in record else self._flat(record, line, where)
             if item.requests:
@@ -105,19 +104,22 @@ class LineReader:
         return notices
 
     def _records(self) -> Iterator[tuple[int, Record]]:
-        text = read_text(self._path)
-        for line, row in enumerate(text.split("\n"), start=1):
+        rows = read_text(self._path).split("\n")
+        for line, row in enumerate(rows, start=1):
             if row and not row.isspace():
-                yield line, self._decode(row, f"{self._path}:{line}", cut=not text.endswith("\n"))
+                yield line, self._decode(row, f"{self._path}:{line}", is_end=line == len(rows))
 
-    def _decode(self, row: str, where: str, *, cut: bool) -> Record:
+    def _decode(self, row: str, where: str, *, is_end: bool) -> Record:
         try:
             record = self._decoder.decode(row)
         except _ConstantError as error:
             raise InputError(f"{error} is no number that a workload can have", where=where) from None
-        except (json.JSONDecodeError, RecursionError) as error:
-            hint = "; the file ends without a line break: was it cut off?" if cut else ""
-            raise InputError(f"not a JSON object on one line ({error}){hint}", where=where) from None
+        except json.JSONDecodeError as error:
+            hint = "; the file ends here without a line break: was it cut off?" if is_end else ""
+            message = f"not a JSON object on one line ({error.msg}, column {error.colno}){hint}"
+            raise InputError(message, where=where) from None
+        except (RecursionError, ValueError) as error:  # nested too deep; a number of thousands of digits
+            raise InputError(f"not a request or a session ({error})", where=where) from None
         if not isinstance(record, dict):
             raise InputError(f"a line must be a JSON object, not {_shown(record)}", where=where)
         return record
