@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.engine.base import EngineSettings
-from servetwin.metrics.records import Integers, Records, Scope, column, latencies_s
+from servetwin.metrics.records import EVERY_ROW, Integers, Records, Scope, column, latencies_s
 from servetwin.step.base import StepModel, StepShape
 
 _SAMPLES = 2_000
@@ -154,12 +154,12 @@ def _count(events_ns: Integers, times_ns: Integers) -> Integers:
 def _limited(records: Records, kind: str, load: _Load) -> Limit:
     """Return the limit of a deployment in which requests wait."""
     waiting = f"waiting takes {load.waiting_s:.3g} s, {load.waiting_share:.0%} of the mean end-to-end time"
-    peak = f"KV blocks are used to {load.peak_kv:.0%} at most"
+    peak = f"KV blocks are used to {_percent(load.peak_kv)} at most"
     setting = _setting(records, kind)
     sentences = {
         _SEQUENCES: f"Requests wait because max_num_seqs ({setting}) requests already run: {waiting}; {peak}.",
         _BUDGET: f"Prompts wait for the token budget of a step, max_num_batched_tokens ({setting}): {waiting}; {peak}.",
-        _BLOCKS: f"KV blocks run out ({load.peak_kv:.0%} used at the peak): {waiting}, and {load.preemptions:,} "
+        _BLOCKS: f"KV blocks run out ({_percent(load.peak_kv)} used at the peak): {waiting}, and {load.preemptions:,} "
         f"preemptions made {load.recomputed_tokens:,} tokens be computed again.",
         _SCHEDULING: f"Requests wait because the scheduler lets none in beside the running batch: {waiting}; {peak}.",
     }
@@ -172,40 +172,44 @@ def _setting(records: Records, name: str) -> str:
     return ", ".join(f"{value:,}" for value in sorted(value for value in values if value is not None))
 
 
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
 def _hardly_waiting(records: Records, load: _Load) -> Limit:
     """Return the limit of a deployment without a queue: the time of a step, or nothing but the load."""
-    hardly = f"requests hardly wait ({load.waiting_s:.2g} s on average)"
-    slots = f"{load.running:.1f} of {load.slots:,} sequence slots are in use, and at most {load.peak_kv:.0%} of the KV"
-    full = load.running > 0.5 * load.slots or load.peak_kv > 0.95
+    hardly = f"requests hardly wait ({load.waiting_s * 1e3:.3g} ms on average)"
+    slots = f"{load.running:.1f} of {load.slots:,} sequence slots are in use"
+    blocks = f"at most {_percent(load.peak_kv)} of an instance's KV blocks are referenced"
     hint = _step_hint(records, load)
-    if full or _misses_objectives(records):
-        return Limit("step_time", f"The time of a step sets the latency: {hardly} and {slots}{hint}.")
-    return Limit("load", f"The deployment is under-loaded: {hardly}, {slots}; a step's time sets the latency{hint}.")
+    if load.running > 0.5 * load.slots or load.peak_kv > 0.95 or _misses_objectives(records):
+        return Limit("step_time", f"The time of a step sets the latency{hint}: {hardly}, {slots}, {blocks}.")
+    return Limit("load", f"The deployment is under-loaded: {hardly}, {slots}, {blocks}; latency is step time{hint}.")
 
 
 def _misses_objectives(records: Records) -> bool:
     """Return whether more than one in a hundred measured requests misses an objective."""
-    seconds = latencies_s(records, np.flatnonzero(records.measured))
-    return any(np.mean(seconds[name] > limit) > 0.01 for name, limit in records.options.slo.items())
+    seconds = latencies_s(records, records.rows_where(records.measured, EVERY_ROW))
+    limits = records.options.slo.items()
+    return any(np.count_nonzero(seconds[name] > limit) > 0.01 * len(seconds[name]) for name, limit in limits)
 
 
 def _step_hint(records: Records, load: _Load) -> str:
-    """Return what bounds a typical step of the first instance, if its step model tells."""
+    """Return what takes the time of a typical step of the first instance, in brackets, if its step model tells."""
     spec, log = records.instances[0], records.logs[0]
     if not log.start_ns:
         return ""
     decodes = max(1, round(load.running / len(records.instances) / max(load.busy, 1e-9)))
     kv_tokens = round(float(column(log.kv_used_blocks).mean()) * spec.settings.block_size)
     mean = kv_tokens // decodes
-    said = _bound_of(spec.step_model, StepShape(decodes, kv_tokens, (), mean, mean))
-    return f", which is bound by {said}" if said else ""
+    return _bound_of(spec.step_model, StepShape(decodes, kv_tokens, (), mean, mean))
 
 
 def _bound_of(model: StepModel, shape: StepShape) -> str:
-    """Return what a step model says of a step's bound, or the largest part of its breakdown."""
+    """Return what a step model says of a step's bound, or the largest part of its breakdown; empty if neither."""
     bound_by = getattr(model, "bound_by", None)
     if bound_by is not None:
-        return str(bound_by(shape))
+        return f" (a typical step is bound by {bound_by(shape)})"
     try:
         parts = model.breakdown_ns(shape)
     except NotImplementedError:
@@ -214,4 +218,4 @@ def _bound_of(model: StepModel, shape: StepShape) -> str:
     if len(parts) < 2 or total <= 0:
         return ""
     name, value = max(parts.items(), key=lambda part: part[1])
-    return f"{name} ({value / total:.0%} of a typical step)"
+    return f" ({name} is {value / total:.0%} of a typical step)"

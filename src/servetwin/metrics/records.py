@@ -138,9 +138,11 @@ class Records:
         bounds = np.searchsorted(instance[order], np.arange(len(self.instances) + 1))
         return [Scope(order[bounds[i] : bounds[i + 1]], range(i, i + 1)) for i in range(len(self.instances))]
 
-    def rows_where(self, chosen: NDArray[np.bool_], rows: Rows) -> NDArray[np.int64]:
+    def rows_where(self, chosen: NDArray[np.bool_], rows: Rows) -> Rows:
         """Return those of ``rows`` that are chosen."""
-        return np.flatnonzero(chosen) if isinstance(rows, slice) else rows[chosen[rows]]
+        if isinstance(rows, slice):
+            return rows if chosen.all() else np.flatnonzero(chosen)
+        return rows[chosen[rows]]
 
 
 def latencies_s(records: Records, rows: Rows) -> dict[str, Floats]:

@@ -49,13 +49,12 @@ def describe_weighted(values: NDArray[np.float64], weights: NDArray[np.int64]) -
     values, weights
         Shape ``(n,)``; weights are counts, zero or more.
     """
-    order = np.argsort(values)
-    order = order[weights[order] > 0]
-    if not len(order):
+    count = int(weights.sum())
+    if not count:
         return dict.fromkeys(STATISTICS)
+    order = np.argsort(values)
     ordered, ends = values[order], np.cumsum(weights[order])
-    count = int(ends[-1])
-    mean = float((ordered * weights[order]).sum()) / count
+    mean = float((values * weights).sum()) / count
     return _statistics(mean, count, lambda rank: ordered[np.searchsorted(ends, rank, side="right")])
 
 

@@ -44,7 +44,8 @@ class Grid:
     @classmethod
     def of(cls, records: Records) -> Grid:
         """Return the grid of a run; its interval is a multiple of the wanted one if there were too many."""
-        wanted, end_ns = records.options.interval_ns, max(records.outcome.end_ns, records.stop_ns)
+        wanted = records.options.interval_ns
+        end_ns = max(records.outcome.end_ns, records.stop_ns, *(log.end_ns[-1] for log in records.logs if log.end_ns))
         interval_ns = wanted * (1 + end_ns // wanted // MAX_INTERVALS)
         return cls(interval_ns, end_ns // interval_ns + 1)
 
