@@ -186,11 +186,21 @@ def test_what_cannot_be_modelled_is_refused(options: dict[str, object], message:
         RooflineStepModel(**{"architecture": LLAMA_8B, "device": H100, **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{"matrix_compute": 1.2}, {"memory_bandwidth": 0.0}, {"kernel_us": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"matrix_compute": 1.2}, {"memory_bandwidth": 0.0}, {"kernel_us": -1.0}, {"kernel_us": "1"}]
+)
 def test_efficiencies_are_physical(options: dict[str, float]) -> None:
     """No share above 1 (faster than the peak) or of 0, and no negative cost."""
     with pytest.raises(InputError, match=f"efficiency {next(iter(options))} must be"):
         Efficiency(**options)
+
+
+def test_a_scenario_changes_some_efficiencies() -> None:
+    """A mapping changes the efficiencies that it names; others keep their defaults; unknown ones are refused."""
+    model = RooflineStepModel(LLAMA_8B, H100, efficiency={"matrix_compute": 0.6})
+    assert model.efficiency == Efficiency(matrix_compute=0.6)
+    with pytest.raises(InputError, match="unknown efficiency 'matrix'; did you mean 'matrix_compute'"):
+        RooflineStepModel(LLAMA_8B, H100, efficiency={"matrix": 0.6})
 
 
 @pytest.mark.measured

@@ -31,6 +31,11 @@ def _nvlink(name: str, gb_per_s: float, device: str) -> LinkClass:
     return LinkClass(name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: NCCL tuning model, NVLink")
 
 
+def _other(name: str, gb_per_s: float, device: str) -> LinkClass:
+    rate = f"{gb_per_s:g} GB/s per direction, {device}"
+    return LinkClass(name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: no published figure, taken as NVLink's")
+
+
 def _pcie(name: str, gb_per_s: float, raw: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s: {raw}, less packet headers (about 80 % of it)"
     return LinkClass(name, Link(gb_per_s * GB, _PCIE_NS), f"{rate}; latency: NCCL tuning model, PCI")
@@ -48,6 +53,8 @@ LINK_CLASSES: dict[str, LinkClass] = {
         _nvlink("nvlink3_bridge", 56.25, "RTX A6000 bridge (112.5 GB/s both ways)"),
         _nvlink("nvlink4", 450, "H100 and H200 SXM (900 GB/s both ways)"),
         _nvlink("nvlink5", 900, "B200 SXM (1,800 GB/s both ways)"),
+        _other("infinity_fabric4", 448, "MI300X data sheet (7 links of 128 GB/s both ways)"),
+        _other("ici", 400, "TPU v6e documentation (800 GB/s both ways)"),
         _pcie("pcie_gen3", 12.5, "16 lanes of 8 GT/s are 15.8 GB/s per direction"),
         _pcie("pcie_gen4", 25, "16 lanes of 16 GT/s are 31.5 GB/s per direction"),
         _pcie("pcie_gen5", 50, "16 lanes of 32 GT/s are 63 GB/s per direction"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from servetwin.core.errors import InputError
+from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.number_formats import bytes_per_element, number_format
 from servetwin.core.units import NS_PER_S, NS_PER_US
 from servetwin.hardware.base import Device
@@ -57,9 +57,18 @@ class Efficiency:
         for item in fields(self):
             value = getattr(self, item.name)
             share = not item.name.endswith("_us")
-            if not (0 < value <= 1 if share else 0 <= value < 1e6):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not (0 < value <= 1 if share else 0 <= value < 1e6):
                 allowed = "above 0 and at most 1" if share else "at least 0"
                 raise InputError(f"efficiency {item.name} must be {allowed}, got {value!r}")
+
+
+def _efficiency_of(changes: Mapping[str, float]) -> Efficiency:
+    names = [item.name for item in fields(Efficiency)]
+    for name in changes:
+        if name not in names:
+            raise unknown_name("efficiency", name, names)
+    return Efficiency(**changes)
 
 
 class _Memo(dict[int, float]):
@@ -91,7 +100,7 @@ class RooflineStepModel(StepModelBase):
     host
         What the host adds to a step.
     efficiency
-        See `Efficiency`.
+        See `Efficiency`; a mapping changes some of its values.
 
     Raises
     ------
@@ -108,7 +117,7 @@ class RooflineStepModel(StepModelBase):
         dtype: str | None = None,
         kv_cache_dtype: str | None = None,
         host: HostOverhead = DEFAULT_HOST_OVERHEAD,
-        efficiency: Efficiency = Efficiency(),
+        efficiency: Efficiency | Mapping[str, float] = Efficiency(),
     ) -> None:
         super().__init__()
         architecture.check_tensor_parallel_size(tensor_parallel_size)
@@ -119,12 +128,12 @@ class RooflineStepModel(StepModelBase):
         self.device = device
         self.tensor_parallel_size = tensor_parallel_size
         self.host = host
-        self.efficiency = efficiency
+        self.efficiency = efficiency if isinstance(efficiency, Efficiency) else _efficiency_of(efficiency)
         self._collectives = collectives
         self._activation_bytes = bytes_per_element(dtype)
         self._operators = dense_operators(architecture, tensor_parallel_size, dtype)
         self._attention = attention_work(architecture, tensor_parallel_size, dtype, kv_cache_dtype or dtype)
-        self._set_rates(device.peak(dtype), device.memory_bandwidth_bytes_per_s, efficiency)
+        self._set_rates(device.peak(dtype), device.memory_bandwidth_bytes_per_s, self.efficiency)
         self._tokens_ns = _Memo(self._of_tokens_ns)
         self._sequences_ns = _Memo(self._of_sequences_ns)
         self._decodes_ns = _Memo(self._of_decodes_ns)
