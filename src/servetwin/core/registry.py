@@ -18,7 +18,8 @@ class Registry(Generic[T]):
     Parameters
     ----------
     kind
-        What is registered, in the singular ("router"); the entry-point group is ``servetwin.<kind>``.
+        What is registered, in the singular ("router"); the entry-point group is ``servetwin.<kind>``, with ``_`` for
+        spaces.
     """
 
     def __init__(self, kind: str) -> None:
@@ -63,5 +64,5 @@ class Registry(Generic[T]):
         if self._plugins_loaded:
             return
         self._plugins_loaded = True
-        for point in entry_points(group=f"servetwin.{self.kind}"):
+        for point in entry_points(group=f"servetwin.{self.kind.replace(' ', '_')}"):
             self._factories.setdefault(point.name, point.load())

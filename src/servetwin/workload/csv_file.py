@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from servetwin.core.errors import InputError
-from servetwin.workload.base import Workload, workload_sources
+from servetwin.workload.base import Workload
 from servetwin.workload.columns import Integers, nanoseconds
 from servetwin.workload.csv_columns import CsvColumns, read_large, read_plain
 from servetwin.workload.files import read_bytes
@@ -67,9 +67,6 @@ class CsvSource:
         raw = read_bytes(self.path)
         fast = read_large(raw, self.limit) if len(raw) > _SMALL_BYTES else None
         return fast if fast is not None else read_plain(self.path, self.limit)
-
-
-workload_sources.register("csv")(CsvSource)
 
 
 def _reorder(workload: Workload, order: Integers) -> None:

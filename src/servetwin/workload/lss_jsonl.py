@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from servetwin.core.errors import InputError
-from servetwin.workload.base import NO_PARENT, RELEASED_LATER, Workload, workload_sources
+from servetwin.workload.base import NO_PARENT, RELEASED_LATER, Workload
 from servetwin.workload.contents import TokenContents
 from servetwin.workload.lss_lines import Item, LineReader, Request
 
@@ -53,9 +53,6 @@ class LssJsonlSource:
                 items.sort(key=lambda each: each.arrival_ns)
                 break
         return _columns(items, str(self.path), notices)
-
-
-workload_sources.register("lss_jsonl")(LssJsonlSource)
 
 
 def _columns(items: list[Item], source: str, notices: list[str]) -> Workload:

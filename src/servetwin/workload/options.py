@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from servetwin.workload.arrivals import ArrivalOptions
-from servetwin.workload.base import WorkloadSource
+from servetwin.workload.base import WorkloadSource, workload_sources
 from servetwin.workload.lengths import LengthOptions
 from servetwin.workload.mix import ModelMix, PriorityMix
 from servetwin.workload.prefixes import SessionOptions, SharedPrefixOptions, SystemPromptOptions
@@ -132,3 +132,16 @@ class CsvOptions(_FileOptions):
 
 WorkloadOptions: TypeAlias = Annotated[SyntheticOptions | LssJsonlOptions | CsvOptions, Field(discriminator="kind")]
 """The ``workload:`` of a scenario."""
+
+
+def _register(name: str, options: type[SyntheticOptions | LssJsonlOptions | CsvOptions]) -> None:
+    """Let a built-in source be made by its name and its options' keys."""
+
+    @workload_sources.register(name)
+    def make(**keys: Any) -> WorkloadSource:
+        return options.model_validate(keys).source()
+
+
+_register("synthetic", SyntheticOptions)
+_register("lss_jsonl", LssJsonlOptions)
+_register("csv", CsvOptions)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from servetwin.core.errors import InputError
 from servetwin.core.random import stream
 from servetwin.workload.arrivals import ClosedLoop
-from servetwin.workload.base import RELEASED_LATER, Workload, workload_sources
+from servetwin.workload.base import RELEASED_LATER, Workload
 from servetwin.workload.columns import Integers, nanoseconds
 from servetwin.workload.conversations import converse
 from servetwin.workload.fixed_set import go_round
@@ -93,9 +91,3 @@ class SyntheticSource:
             return None
         values, chosen = draw_mix(self.options.priority, n, stream(seed, "workload", "priority"))
         return np.array(values, dtype=np.int64)[chosen]
-
-
-@workload_sources.register("synthetic")
-def synthetic(**options: Any) -> SyntheticSource:
-    """Return the source of ``SyntheticOptions(**options)``."""
-    return SyntheticSource(SyntheticOptions.model_validate(options))
