@@ -68,9 +68,9 @@ def _main(
 
 
 def _mount() -> None:
-    from servetwin.cli import catalogue, run, start, sweep, workload
+    from servetwin.cli import catalogue, importers, run, start, sweep, workload
 
-    for module in (run, start, sweep, workload, catalogue):
+    for module in (run, start, sweep, workload, catalogue, importers):
         module.mount(app)
 
 

@@ -40,10 +40,8 @@ class LssInstance:
         Its place in the file, for messages.
     tensor_parallel_size
         Accelerators of the instance (pipeline stages are refused).
-    memory_gib, memory_utilization
-        ``npu_mem.mem_size`` (LSS's GB are 2**30 bytes) and ``npu_mem.mem_util``, None where absent.
-    host_bandwidth_gb_per_s, host_latency_ns
-        ``cpu_mem`` of the first node, which LSS uses for the whole cluster.
+    memory_gib, memory_bandwidth_gb_per_s, memory_utilization
+        ``npu_mem.mem_size`` (LSS's GB are 2**30 bytes), ``mem_bw`` (whole) and ``mem_util``, None where absent.
     overrides
         The runtime settings that the instance states itself, by LSS's names, without ``npu_mem.mem_util``.
     """
@@ -53,6 +51,7 @@ class LssInstance:
     hardware: str
     tensor_parallel_size: int
     memory_gib: float
+    memory_bandwidth_gb_per_s: int
     memory_utilization: float | None
     overrides: Mapping[str, int | bool | str] = field(default_factory=dict)
 
@@ -68,7 +67,9 @@ class LssCluster:
     link_bandwidth_gib_per_s, link_latency_ns
         Of the link over which the ranks of one instance talk (dimension 0 of LSS's topology).
     host_bandwidth_gb_per_s, host_latency_ns
-        ``cpu_mem`` of the first node: LSS uses it for the whole cluster.
+        ``cpu_mem`` of the first node, cut to whole numbers: LSS uses it for the whole cluster.
+    local_bandwidth_gb_per_s
+        ``npu_mem.mem_bw`` of the last node's first instance, cut likewise: LSS adds up collectives at this rate.
     power
         Each node's ``power`` object, None where a node has none.
     """
@@ -77,8 +78,9 @@ class LssCluster:
     legacy: bool
     link_bandwidth_gib_per_s: float
     link_latency_ns: float
-    host_bandwidth_gb_per_s: float
-    host_latency_ns: float
+    host_bandwidth_gb_per_s: int
+    host_latency_ns: int
+    local_bandwidth_gb_per_s: int
     instances: tuple[LssInstance, ...]
     power: tuple[Mapping[str, object] | None, ...]
 
@@ -99,14 +101,17 @@ def read_cluster(path: Path) -> LssCluster:
     _check_count(top, "num_nodes", "nodes", len(nodes))
     instances: list[LssInstance] = []
     legacy: set[bool] = set()
+    local_bandwidth = 0
     for node in nodes:
+        first = len(instances)
         for item in _node_instances(node):
             instance, is_legacy = _read_instance(item)
             instances.append(instance)
             legacy.add(is_legacy)
+        local_bandwidth = instances[first].memory_bandwidth_gb_per_s
     if len(legacy) > 1:
         raise InputError("num_npus/tp_size and npu_num/npu_group stand side by side: use one dialect", where=str(path))
-    host_bandwidth, host_latency = [_read_host_memory(node) for node in nodes][0]
+    host_bandwidth, host_latency = next(iter([_read_host_memory(node) for node in nodes]))
     power = tuple(_read_power(node) for node in nodes)
     dimensions = _topology_dimensions(instances)
     cluster = LssCluster(
@@ -116,6 +121,7 @@ def read_cluster(path: Path) -> LssCluster:
         link_latency_ns=_link_value(top, "link_latency", dimensions, positive=False),
         host_bandwidth_gb_per_s=host_bandwidth,
         host_latency_ns=host_latency,
+        local_bandwidth_gb_per_s=local_bandwidth,
         instances=tuple(instances),
         power=power,
     )
@@ -136,14 +142,14 @@ def _node_instances(node: ObjectReader) -> list[ObjectReader]:
     return items
 
 
-def _read_host_memory(node: ObjectReader) -> tuple[float, float]:
+def _read_host_memory(node: ObjectReader) -> tuple[int, int]:
     memory = ObjectReader(node.required("cpu_mem"), node.path("cpu_mem"))
     if memory.raw("pim_config") is not None:
         raise not_modelled(memory.path("pim_config"), "pim_config", "processing in memory")
     memory.number("mem_size", positive=True)
-    bandwidth, latency = memory.number("mem_bw", positive=True), memory.number("mem_latency")
+    bandwidth, latency = memory.number("mem_bw", minimum=1), memory.number("mem_latency")
     memory.finish()
-    return bandwidth, latency
+    return int(bandwidth), int(latency)
 
 
 def _read_power(node: ObjectReader) -> Mapping[str, object] | None:
@@ -159,13 +165,14 @@ def _read_instance(item: ObjectReader) -> tuple[LssInstance, bool]:
     if legacy and ("num_npus" in item or "tp_size" in item):
         raise InputError("num_npus/tp_size and npu_num/npu_group stand side by side: use one dialect", where=item.where)
     ranks = _legacy_ranks(item) if legacy else _ranks(item)
-    size, utilization = _read_npu_memory(item)
+    size, bandwidth, utilization = _read_npu_memory(item)
     instance = LssInstance(
         where=item.where,
         model_name=item.text("model_name"),
         hardware=item.text("hardware"),
         tensor_parallel_size=ranks,
         memory_gib=size,
+        memory_bandwidth_gb_per_s=bandwidth,
         memory_utilization=utilization,
         overrides=_read_overrides(item),
     )
@@ -212,16 +219,16 @@ def _legacy_ranks(item: ObjectReader) -> int:
     return npus
 
 
-def _read_npu_memory(item: ObjectReader) -> tuple[float, float | None]:
+def _read_npu_memory(item: ObjectReader) -> tuple[float, int, float | None]:
     memory = ObjectReader(item.required("npu_mem"), item.path("npu_mem"))
     size = memory.number("mem_size", positive=True)
-    memory.number("mem_bw", positive=True)
+    bandwidth = memory.number("mem_bw", minimum=1)
     memory.number("mem_latency")
     utilization = memory.raw("mem_util")
     if utilization is not None:
         utilization = checked_utilization(utilization, memory.path("mem_util"))
     memory.finish()
-    return size, utilization
+    return size, int(bandwidth), utilization
 
 
 def checked_utilization(value: object, where: str) -> float:
@@ -250,9 +257,7 @@ def _read_overrides(item: ObjectReader) -> dict[str, int | bool | str]:
 
 def _topology_dimensions(instances: list[LssInstance]) -> int:
     """Return how many dimensions LSS's network has: [ranks per instance, instances] without trailing ones."""
-    ranks = sum(instance.tensor_parallel_size for instance in instances)
-    per_instance = ranks // len(instances)
-    return 2 if len(instances) > 1 and per_instance >= 1 else 1
+    return 2 if len(instances) > 1 else 1
 
 
 def _link_value(top: ObjectReader, key: str, dimensions: int, *, positive: bool) -> float:
@@ -262,4 +267,5 @@ def _link_value(top: ObjectReader, key: str, dimensions: int, *, positive: bool)
     if len(value) != dimensions:
         message = f"one value per dimension of the network is needed ({dimensions}), found {len(value)}"
         raise InputError(message, where=top.path(key))
-    return [checked_number(item, f"{top.path(key)}[{i}]", positive=positive) for i, item in enumerate(value)][0]
+    numbers = [checked_number(item, f"{top.path(key)}[{i}]", positive=positive) for i, item in enumerate(value)]
+    return numbers[0]

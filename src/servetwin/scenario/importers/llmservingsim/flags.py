@@ -62,7 +62,7 @@ NOT_MODELLED = {
 }
 """Switches that change timing, and the feature each belongs to; refused until it lands."""
 
-ROUTERS = {"LOAD": "lss_load", "RR": "round_robin", "RAND": "random"}
+ROUTERS = {"LOAD": "load", "RR": "round_robin", "RAND": "random"}
 """LSS's routing policies by the router of servetwin that does the same."""
 
 LOG_LEVELS = ("WARNING", "INFO", "DEBUG")

@@ -18,12 +18,10 @@ LEGACY_DEFAULTS: Mapping[str, int | bool] = {"max_num_seqs": 0, "enable_prefix_c
 MAIN_MEMORY_UTILIZATION, LEGACY_MEMORY_UTILIZATION = 0.9, 1.0
 MAIN_ROUTING, LEGACY_ROUTING = "LOAD", "RR"
 
-ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "fp8": 1, "int8": 1}
-
 
 @dataclass(frozen=True)
 class InstanceSettings:
-    """What one instance runs with, by vLLM's names; 0 sequences or tokens are already resolved."""
+    """What one instance runs with, by vLLM's names; 0 sequences or tokens are resolved. ``dtype`` auto: the model's."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -36,28 +34,14 @@ class InstanceSettings:
     dtype: str
     kv_cache_dtype: str
 
-    @property
-    def weight_element_bytes(self) -> int:
-        """Bytes of one weight."""
-        return ELEMENT_BYTES[self.dtype]
 
-    @property
-    def kv_element_bytes(self) -> int:
-        """Bytes of one element of the KV cache."""
-        return 1 if self.kv_cache_dtype == "fp8" else ELEMENT_BYTES[self.dtype]
-
-
-def resolve_settings(
-    instance: LssInstance, flags: LssFlags, *, legacy: bool, context_tokens: int, model_dtype: str | None
-) -> InstanceSettings:
+def resolve_settings(instance: LssInstance, flags: LssFlags, *, legacy: bool, context_tokens: int) -> InstanceSettings:
     """Return the settings of ``instance``.
 
     Parameters
     ----------
     context_tokens
         The model's ``max_position_embeddings``: LSS's limit of ``max_num_batched_tokens``, and what 0 means.
-    model_dtype
-        The model's ``torch_dtype``, which counts where neither instance nor flags name a type.
 
     Raises
     ------
@@ -88,7 +72,7 @@ def resolve_settings(
         enable_prefix_caching=pick("enable_prefix_caching", True),
         scheduler_reserve_full_isl=pick("reserve_full_isl", True),
         memory_utilization=_memory_utilization(instance, flags, legacy),
-        dtype=pick("dtype", model_dtype or "bfloat16"),
+        dtype=pick("dtype", "auto"),
         kv_cache_dtype=pick("kv_cache_dtype", "auto"),
     )
 
