@@ -17,13 +17,6 @@ COLORS = ("--c1", "--c2", "--c3", "--c4")
 
 _AREAS = ("--c1", "--pale")
 
-_CDF_POINTS = 800
-_OBJECTIVE_WITHIN = 1.5
-"""An objective is drawn up to this multiple of the largest value; beyond, it would squeeze the curve."""
-
-_LOGARITHMIC_FROM = 30.0
-"""Largest value over median from which on a distribution's axis is logarithmic."""
-
 
 def layout(x_title: str, y_title: str, **changes: Any) -> dict[str, Any]:
     """Return the layout that all figures share; ``changes`` replace or add top-level keys, axes are merged."""
@@ -99,61 +92,6 @@ def lines(
     return Figure(name, title, caption, data, layout("time, s", y_title, **changes))
 
 
-def distribution(
-    name: str,
-    title: str,
-    caption: str,
-    values: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64] | None]],
-    *,
-    limit_s: float | None = None,
-) -> Figure:
-    """Return cumulative distributions of latencies.
-
-    Parameters
-    ----------
-    values
-        By label: seconds, and how often each occurred (None: once).
-    limit_s
-        An objective, drawn as an upright line if it is not far beyond all values.
-    """
-    curves = {label: cumulative(seconds, counts) for label, (seconds, counts) in values.items()}
-    curves = {label: curve for label, curve in curves.items() if len(curve[0])}
-    largest = max((x[-1] for x, _ in curves.values()), default=0.0)
-    unit, factor = ("s", 1.0) if largest >= 2.0 else ("ms", 1000.0)
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": label,
-            "x": numbers(x * factor),
-            "y": numbers(y * 100),
-            "line": {"color": color, "width": 2, "shape": "hv"},
-            "hovertemplate": f"%{{y:.1f}} % within %{{x:.4g}} {unit}<extra></extra>",
-        }
-        for color, (label, (x, y)) in zip(COLORS, curves.items(), strict=False)
-    ]
-    changes: dict[str, Any] = {"showlegend": len(data) > 1, "hovermode": "closest", "xaxis": _latency_axis(curves)}
-    if limit_s is not None and limit_s <= _OBJECTIVE_WITHIN * largest:
-        changes |= _objective(limit_s * factor, unit, largest * factor, changes["xaxis"])
-    y_axis = {"range": [0, 101], "ticksuffix": " %"}
-    return Figure(name, title, caption, data, layout(unit, "", yaxis=y_axis, **changes))
-
-
-def cumulative(
-    values: NDArray[np.float64], weights: NDArray[np.int64] | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return values, ascending, and the share of all that is at most each; NaN left out, at most 800 points."""
-    counts = np.ones(len(values), np.int64) if weights is None else weights
-    known = ~np.isnan(values) & (counts > 0)
-    if not known.any():
-        return np.empty(0), np.empty(0)
-    order = np.argsort(values[known])
-    ordered, ends = values[known][order], np.cumsum(counts[known][order])
-    ranks = np.unique(np.linspace(0, ends[-1] - 1, _CDF_POINTS).astype(np.int64))
-    index = np.unique(np.searchsorted(ends, ranks, side="right"))
-    return ordered[index], ends[index] / ends[-1]
-
-
 def heat(
     name: str,
     title: str,
@@ -176,28 +114,3 @@ def heat(
     }
     y_axis = {"autorange": "reversed", "type": "category", "showgrid": False}
     return Figure(name, title, caption, [trace], layout("time, s", "", yaxis=y_axis, hovermode="closest"), wide=True)
-
-
-def _latency_axis(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, Any]:
-    """Return the changes of a latency axis: logarithmic where a few values are far above the rest."""
-    for x, y in curves.values():
-        median = x[np.searchsorted(y, 0.5)]
-        if x[0] > 0 and x[-1] / median > _LOGARITHMIC_FROM:
-            return {"type": "log", "showgrid": True, "dtick": 1}
-    return {"rangemode": "tozero", "showgrid": True}
-
-
-def _objective(x: float, unit: str, largest: float, axis: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an upright line at an objective with a label beside its top, as layout keys."""
-    label = {
-        "x": float(np.log10(x)) if axis.get("type") == "log" else x,
-        "y": 1.0,
-        "yref": "paper",
-        "xanchor": "left" if x < 0.7 * largest else "right",
-        "yanchor": "bottom",
-        "text": f"objective {x:g} {unit}",
-        "showarrow": False,
-        "font": {"color": "--alert", "size": 11},
-    }
-    line = {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"}
-    return {"shapes": [line | {"line": {"color": "--alert", "width": 1.2, "dash": "dash"}}], "annotations": [label]}

@@ -13,7 +13,8 @@ from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.records import Records, latencies_s
 from servetwin.metrics.stats import Statistics
 from servetwin.metrics.timeline import kv_blocks
-from servetwin.report.figures import distribution, heat, lines
+from servetwin.report.distributions import distribution
+from servetwin.report.figures import heat, lines
 from servetwin.report.page import Figure, charts, page, section
 from servetwin.report.tables import (
     LATENCY_NAMES,

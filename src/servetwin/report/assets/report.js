@@ -4,9 +4,10 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
   // A colour is written "--name", the style sheet's name for it, so that a figure follows the reader's theme.
+  // Long arrays are data and hold none.
   function themed(value, style) {
     if (typeof value === "string") return value.startsWith("--") ? style.getPropertyValue(value).trim() : value;
-    if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map((item) => themed(item, style));
+    if (Array.isArray(value)) return value.length > 8 ? value : value.map((item) => themed(item, style));
     if (value === null || typeof value !== "object") return value;
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, themed(item, style)]));
   }
