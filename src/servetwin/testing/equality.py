@@ -1,0 +1,75 @@
+"""Whether the fast engine's outcome equals the stepwise engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from servetwin.cluster.base import SimulationOutcome
+from servetwin.engine.base import STATE_NAMES, InstanceLog
+from servetwin.testing.stepwise import StepwiseInstance, StepwiseOutcome
+
+
+def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
+    """Return what differs, in words; nothing when the two are equal to the nanosecond."""
+    found: list[str] = []
+    tokens = token_times(fast)
+    log = fast.requests
+    for request in slow.requests:
+        row = request.row
+        pairs = {
+            "state": (STATE_NAMES[log.state[row]], request.state),
+            "reason": (log.reasons.get(row, ""), request.reason),
+            "instance": (log.instance[row], request.instance),
+            "arrival": (log.arrival_ns[row], request.arrival_ns),
+            "first scheduled": (log.first_scheduled_ns[row], request.first_scheduled_ns),
+            "token times": (tokens[row], request.token_times_ns),
+            "finish": (log.finish_ns[row], request.finish_ns),
+            "cached": (log.cached_tokens[row], request.cached_tokens),
+            "recomputed": (log.recomputed_tokens[row], request.recomputed_tokens),
+            "preemptions": (log.preemptions[row], request.preemptions),
+        }
+        found += [f"request {row}: {name}: fast {a}, stepwise {b}" for name, (a, b) in pairs.items() if a != b]
+    if fast.end_ns != slow.end_ns:
+        found.append(f"end: fast {fast.end_ns}, stepwise {slow.end_ns}")
+    for number, (columns, instance) in enumerate(zip(fast.logs, slow.instances, strict=True)):
+        found += [f"instance {number}: {line}" for line in _instance_differences(columns, instance)]
+    return found
+
+
+def token_times(outcome: SimulationOutcome) -> list[list[int]]:
+    """Return every token's time of every request, from the columns, one by one."""
+    times: list[list[int]] = [[t] if t >= 0 else [] for t in outcome.requests.first_token_ns]
+    for log in outcome.logs:
+        rounds = [end for end, decoded in zip(log.end_ns, log.decoded, strict=True) if decoded]
+        for row, first, count in zip(log.span_request, log.span_round, log.span_tokens, strict=True):
+            times[row] += rounds[first : first + count]
+        for row, time_ns in zip(log.resumed_request, log.resumed_ns, strict=True):
+            times[row].append(time_ns)
+    return [sorted(t) for t in times]
+
+
+def _instance_differences(log: InstanceLog, slow: StepwiseInstance) -> list[str]:
+    found = []
+    fast_steps = list(
+        zip(log.start_ns, log.end_ns, log.decoded, log.tokens, log.kv_used_blocks, log.kv_cached_blocks, strict=True)
+    )
+    if fast_steps != slow.steps:
+        i = next((i for i, (a, b) in enumerate(zip(fast_steps, slow.steps, strict=False)) if a != b), -1)
+        found.append(
+            f"{len(fast_steps)} steps against {len(slow.steps)}, first difference at {i}: "
+            f"fast {fast_steps[i : i + 1]}, stepwise {slow.steps[i : i + 1]}"
+        )
+    idle = list(zip(log.idle_ns, log.idle_cached_blocks, strict=True))
+    last_fast = idle[-1:] or [(0, 0)]
+    if slow.gauges and slow.gauges[-1][3] == 0 and last_fast[-1] != (slow.gauges[-1][0], slow.gauges[-1][4]):
+        found.append(f"final KV state: fast {last_fast}, stepwise {slow.gauges[-1]}")
+    return found
+
+
+def gauge(times_ns: Sequence[int], slow: StepwiseInstance, column: int) -> list[int]:
+    """Return one of the stepwise gauges (1 running, 2 waiting, 3 used, 4 cached) just after all events at each time."""
+    moments = np.array([g[0] for g in slow.gauges], dtype=np.int64)
+    values = [0] + [g[column] for g in slow.gauges]
+    return [values[int(i)] for i in np.searchsorted(moments, times_ns, side="right")]
