@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,33 @@ class Comparison:
     def error_percent(self) -> float:
         """Simulated less measured, in percent of measured (NaN where measured is 0)."""
         return (self.simulated / self.measured - 1) * 100 if self.measured else float("nan")
+
+    @property
+    def measured_text(self) -> str:
+        """The measured number for people; a dash for none."""
+        return _readable(self.measured)
+
+    @property
+    def simulated_text(self) -> str:
+        """The simulated number for people; a dash for none."""
+        return _readable(self.simulated)
+
+    @property
+    def error_text(self) -> str:
+        """The error for people; a dash where there is none."""
+        return f"{self.error_percent:+.2f} %" if isfinite(self.error_percent) else "–"
+
+    def as_dict(self) -> dict[str, str | float | None]:
+        """Return the row as plain data; NaN becomes None."""
+        numbers = {name: getattr(self, name) for name in ("measured", "simulated", "error_percent")}
+        row: dict[str, str | float | None] = {"metric": self.metric, "statistic": self.statistic, "unit": self.unit}
+        return row | {name: value if isfinite(value) else None for name, value in numbers.items()}
+
+
+def _readable(value: float) -> str:
+    if not isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1e5 or value == int(value) else f"{value:,.{2 if abs(value) >= 10 else 4}f}"
 
 
 def statistic_of(values: NDArray[np.float64], name: str) -> float:

@@ -7,7 +7,7 @@ Per-request logs
 Series
     CSV or TSV with ``time_s`` (or ``t``), the end of each row's interval, and at least one of ``throughput`` (or
     ``gen_throughput``, ``output_tokens_per_s``), ``prompt_throughput`` (or ``prompt_tokens_per_s``), ``running``,
-    ``waiting``, ``gpu_mem_mb`` and ``prefix_hit_pct``.
+    ``waiting``, ``kv_used_bytes``, ``kv_cached_bytes``, ``prefix_hit_rate`` (or ``prefix_hit_pct``), ``gpu_mem_mb``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from servetwin.core.errors import InputError
 EPOCH_GAP_S = 1e5
 """``arrival_time`` counts only when it is this near to ``first_token_ts``: else the two are of different clocks."""
 
+MISSING = ("", "nan", "NaN")
+"""A time of a request that has not got so far."""
+
 REQUEST_COLUMNS = ("arrival_s", "first_token_s", "finish_s", "prompt_tokens", "output_tokens")
 
 SERIES_COLUMNS = {
@@ -42,9 +45,14 @@ SERIES_METRICS = (
     "prompt_tokens_per_s",
     "running",
     "waiting",
+    "kv_used_bytes",
+    "kv_cached_bytes",
+    "prefix_hit_rate",
     "gpu_mem_mb",
-    "prefix_hit_pct",
 )
+
+PERCENT_COLUMNS = {"prefix_hit_pct": "prefix_hit_rate"}
+"""Columns that are read as shares."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,16 @@ class RequestTimes:
     def e2e_s(self) -> NDArray[np.float64]:
         """Time from arrival to finish."""
         return self.finish_s - self.arrival_s
+
+    def shifted(self, offset_s: float) -> RequestTimes:
+        """Return the same with all times later by ``offset_s``."""
+        return RequestTimes(
+            self.arrival_s + offset_s,
+            self.first_token_s + offset_s,
+            self.finish_s + offset_s,
+            self.prompt_tokens,
+            self.output_tokens,
+        )
 
     @property
     def tpot_s(self) -> NDArray[np.float64]:
@@ -118,19 +136,20 @@ def read_request_csv(path: Path) -> RequestTimes:
     """Return a per-request CSV; rows without a finish (rejected or unfinished requests) are left out."""
     rows = []
     for where, row in _csv_rows(path):
-        if row["finish_s"] and row["first_token_s"]:
+        if row["finish_s"] not in MISSING and row["first_token_s"] not in MISSING:
             rows.append(tuple(_number(row[name], f"{where} {name}") for name in REQUEST_COLUMNS))
     return _request_times(rows, path)
 
 
 def read_series(path: Path) -> Series:
     """Return a series; columns that mean nothing here are left out."""
-    names = {name: SERIES_COLUMNS.get(name, name) for name in _header(path)}
+    names = {name: (SERIES_COLUMNS | PERCENT_COLUMNS).get(name, name) for name in _header(path)}
     wanted = {name: known for name, known in names.items() if known in (*SERIES_METRICS, "time_s")}
     values: dict[str, list[float]] = {known: [] for known in wanted.values()}
     for where, row in _csv_rows(path):
         for name, known in wanted.items():
-            values[known].append(_number(row[name], f"{where} {name}"))
+            scale = 0.01 if name in PERCENT_COLUMNS else 1.0
+            values[known].append(_number(row[name], f"{where} {name}") * scale)
     if len(values) < 2:
         raise InputError(
             f"no column of {', '.join((*SERIES_METRICS, *SERIES_COLUMNS))} beside the time", where=str(path)

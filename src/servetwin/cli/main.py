@@ -68,9 +68,9 @@ def _main(
 
 
 def _mount() -> None:
-    from servetwin.cli import catalogue, importers, run, start, sweep, workload
+    from servetwin.cli import catalogue, importers, run, start, sweep, validate, workload
 
-    for module in (run, start, sweep, workload, catalogue, importers):
+    for module in (run, start, sweep, workload, catalogue, importers, validate):
         module.mount(app)
 
 

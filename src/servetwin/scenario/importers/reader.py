@@ -47,13 +47,16 @@ class ObjectReader:
         The object (anything else is an error).
     where
         The file and the path of the object in it, for messages.
+    top
+        Whether it is the file's own object.
     """
 
-    def __init__(self, data: object, where: str) -> None:
+    def __init__(self, data: object, where: str, *, top: bool = False) -> None:
         if not isinstance(data, Mapping):
             raise InputError(f"an object is needed, found {data!r}", where=where)
         self._data = data
         self.where = where
+        self._separator = ": " if top else "."
         self._known: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
@@ -61,7 +64,7 @@ class ObjectReader:
 
     def path(self, key: str) -> str:
         """Return the place of ``key``, for messages."""
-        return f"{self.where}.{key}"
+        return f"{self.where}{self._separator}{key}"
 
     def raw(self, key: str, default: object = None) -> Any:
         """Return the value of ``key`` as it stands, or ``default`` where it is absent."""

@@ -94,7 +94,7 @@ def read_cluster(path: Path) -> LssCluster:
         If the file is wrong (unknown keys, counts that disagree, values out of range), or asks for something that
         is not modelled yet; the message names the key's path.
     """
-    top = ObjectReader(load_json_object(path), str(path))
+    top = ObjectReader(load_json_object(path), str(path), top=True)
     if top.raw("cxl_mem") is not None:
         raise not_modelled(top.path("cxl_mem"), "cxl_mem", "memory tiers")
     nodes = [ObjectReader(item, where) for where, item in top.objects("nodes")]

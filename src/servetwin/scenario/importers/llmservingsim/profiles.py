@@ -9,6 +9,7 @@ from servetwin.core.fields import read_document
 from servetwin.core.number_formats import number_format
 from servetwin.llm.base import ModelArchitecture
 from servetwin.scenario.importers.llmservingsim.cluster import LssInstance
+from servetwin.step.profile.folders import degree_folder
 from servetwin.step.profile.layers import DENSE, PER_SEQUENCE
 
 
@@ -34,8 +35,12 @@ def find_profile(root: Path, instance: LssInstance, *, dtype: str, kv_cache_dtyp
             f"there are: {', '.join(known) or 'none'}",
             where=f"{instance.where}.model_name",
         )
-    if any(model.glob("tp*/layers.csv")):
-        return model
+    folder = model if any(model.glob("tp*/layers.csv")) else _variant(model, instance, dtype, kv_cache_dtype)
+    degree_folder(folder, instance.tensor_parallel_size)
+    return folder
+
+
+def _variant(model: Path, instance: LssInstance, dtype: str, kv_cache_dtype: str) -> Path:
     variant = number_format(dtype)
     if kv_cache_dtype != "auto":
         variant += f"-kv{number_format(kv_cache_dtype)}"
