@@ -43,7 +43,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"arrivals": {"kind": "poisson", "rate_per_s": float("nan")}}, "finite number"),
     ({"arrivals": {"kind": "poisson", "rate_per_s": "8"}}, "valid number"),
     ({"arrivals": {"kind": "poisson", "rate": 8}}, "Extra inputs are not permitted"),
-    ({"arrivals": {"kind": "gamma", "rate_per_s": 8, "cv": 0}}, "greater than 0"),
+    ({"arrivals": {"kind": "gamma", "rate_per_s": 8, "cv": 0}}, "greater than or equal to 0.001"),
     ({"arrivals": {"kind": "poison", "rate_per_s": 8}}, "does not match any of the expected tags"),
     ({"arrivals": {"kind": "stages", "stages": []}}, "at least 1 item"),
     ({"arrivals": {"kind": "stages", "stages": [{"rate_per_s": 1e6, "duration_s": 1e6}]}}, "allowed: 1 to 20000000"),

@@ -32,7 +32,7 @@ def _read(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _plain(value: Any) -> object:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else describe(value)
+    return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else describe(value)
 
 
 WorkloadField: TypeAlias = Annotated[WorkloadOptions, WrapValidator(_read), PlainSerializer(_plain, when_used="json")]

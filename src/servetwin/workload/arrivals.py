@@ -64,7 +64,7 @@ class GammaArrivals(_Steady):
     """
 
     kind: Literal["gamma"] = "gamma"
-    cv: Annotated[float, Field(gt=0, le=100)]
+    cv: Annotated[float, Field(ge=0.001, le=100)]
 
     def draw(self, n: int, rng: np.random.Generator) -> Times:
         """Return ``n`` arrival times in seconds."""
