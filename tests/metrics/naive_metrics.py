@@ -98,7 +98,8 @@ def statistics(values: list[float]) -> dict[str, float | None]:
     """Return mean and percentiles by numpy."""
     if not values:
         return dict.fromkeys(["mean", "p50", "p90", "p95", "p99"])
-    return {"mean": float(np.mean(values))} | {f"p{q}": float(np.percentile(values, q)) for q in (50, 90, 95, 99)}
+    percentiles = (float(value) for value in np.percentile(values, [50, 90, 95, 99]))
+    return dict(zip(["mean", "p50", "p90", "p95", "p99"], [float(np.mean(values)), *percentiles], strict=True))
 
 
 def same(got: dict[str, float | None], values: list[float]) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.metrics.tables import Table
@@ -32,14 +31,11 @@ def write_parquet(path: Path, table: Table) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {name: _arrow(pa, values) for name, values in table.items()}
+    columns = {
+        name: pa.array(values, type=pa.string() if values.dtype == object else None, from_pandas=True)
+        for name, values in table.items()
+    }
     pq.write_table(pa.table(columns), path)
-
-
-def _arrow(pa: object, values: NDArray[np.generic]) -> object:
-    """Return a column of Arrow: text, or numbers."""
-    kind = pa.string() if values.dtype == object else None  # type: ignore[attr-defined]
-    return pa.array(values, type=kind, from_pandas=True)  # type: ignore[attr-defined]
 
 
 def _write_rows(file: TextIO, table: Table) -> None:
@@ -49,7 +45,7 @@ def _write_rows(file: TextIO, table: Table) -> None:
         file.write("\n".join(map(",".join, zip(*cells, strict=True))) + "\n")
 
 
-def _cells(name: str, values: NDArray[np.generic]) -> Iterable[str]:
+def _cells(name: str, values: NDArray[Any]) -> Iterable[str]:
     """Return a column's values as text."""
     if values.dtype == object:
         return [_quoted(value) for value in values.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from servetwin.metrics.records import EVERY_ROW, Integers, Records, latencies_s
 from servetwin.metrics.timeline import Grid, busy_fraction, timeline
 from servetwin.metrics.tokens import TokenLog
 
-Table = dict[str, NDArray[np.generic]]
+Table = dict[str, NDArray[Any]]
 """Columns of one length, by name, in the order of the file."""
 
 RESOURCE_METRICS = (
@@ -62,8 +63,8 @@ def requests_table(records: Records) -> Table:
     front_end = records.outcome.front_end
     if front_end is not None:
         delay_s = (front_end.request_ns + front_end.response_ns) / NS_PER_S
-        table["client_ttft_s"] = np.add(table["ttft_s"], delay_s)
-        table["client_e2e_s"] = np.add(table["e2e_s"], delay_s)
+        table["client_ttft_s"] = table["ttft_s"] + delay_s
+        table["client_e2e_s"] = table["e2e_s"] + delay_s
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ class Grid:
         return np.cumsum(totals).astype(np.int64)
 
 
-def timeline(records: Records, grid: Grid, scope: Scope) -> dict[str, NDArray[np.generic]]:
+def timeline(records: Records, grid: Grid, scope: Scope) -> dict[str, NDArray[Any]]:
     """Return the columns ``TIMELINE_COLUMNS`` of a scope, one row per interval.
 
     Rates count what happened in ``[t, t + interval)``: tokens at the ends of their steps, a prompt when its first token

@@ -46,7 +46,7 @@ def numbers(values: ArrayLike) -> list[float | None]:
     return [float(f"{value:.6g}") if value == value else None for value in np.asarray(values, dtype=float).tolist()]
 
 
-def thin(values: NDArray[np.generic], *, mean: bool) -> NDArray[np.generic]:
+def thin(values: NDArray[Any], *, mean: bool) -> NDArray[Any]:
     """Return at most ``MAX_POINTS`` of a series: the first of each group of neighbours, or their mean."""
     step = -(-len(values) // MAX_POINTS)
     if step <= 1:
@@ -54,7 +54,7 @@ def thin(values: NDArray[np.generic], *, mean: bool) -> NDArray[np.generic]:
     begins = np.arange(0, len(values), step)
     if not mean:
         return values[begins]
-    sums: NDArray[np.generic] = np.add.reduceat(values, begins) / np.diff(np.append(begins, len(values)))
+    sums: NDArray[Any] = np.add.reduceat(values, begins) / np.diff(np.append(begins, len(values)))
     return sums
 
 
@@ -62,8 +62,8 @@ def lines(
     name: str,
     title: str,
     caption: str,
-    time_s: NDArray[np.generic],
-    series: Mapping[str, NDArray[np.generic]],
+    time_s: NDArray[Any],
+    series: Mapping[str, NDArray[Any]],
     y_title: str,
     *,
     rates: bool = False,
@@ -96,7 +96,7 @@ def heat(
     name: str,
     title: str,
     caption: str,
-    time_s: NDArray[np.generic],
+    time_s: NDArray[Any],
     rows: Sequence[str],
     values: NDArray[np.float64],
     unit: str,

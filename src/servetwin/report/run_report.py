@@ -120,7 +120,7 @@ def _over_time(measurements: Measurements, summary: dict[str, Any]) -> list[Figu
     used, cached = _kv_percent(measurements)
     running = {"running": series["running"], "waiting": series["waiting"]}
     slots = sum(spec.settings.max_num_seqs for spec in records.instances)
-    hit_rate = {"prefix hit rate": np.multiply(series["prefix_hit_rate"], 100)}
+    hit_rate = {"prefix hit rate": series["prefix_hit_rate"] * 100}
     return [
         lines(
             "output", "Output tokens", every, time_s, {"output": series["output_tokens_per_s"]}, "tokens/s", rates=True

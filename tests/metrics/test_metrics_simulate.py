@@ -1,0 +1,79 @@
+"""Metrics of simulated random scenarios against what the stepwise engine saw."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from naive_metrics import same
+
+from servetwin.cluster.base import SimulationOutcome
+from servetwin.cluster.simulation import simulate
+from servetwin.metrics.measurements import Measurements
+from servetwin.metrics.options import MetricOptions
+from servetwin.metrics.tables import RESOURCE_METRICS
+from servetwin.metrics.timeline import kv_blocks
+from servetwin.testing.equality import gauge
+from servetwin.testing.random_scenarios import RandomScenario, random_scenario
+from servetwin.testing.stepwise import StepwiseOutcome, simulate_stepwise
+
+INTERVAL_S = 1e-6
+
+
+def both(seed: int) -> tuple[RandomScenario, Measurements, StepwiseOutcome]:
+    """Return a scenario, the measurements of the fast engine's run of it, and the stepwise run."""
+    scenario = random_scenario(seed)
+    fast, slow = (
+        run(
+            scenario.workload,
+            scenario.instances,
+            scenario.make_router(),
+            staleness_ns=scenario.staleness_ns,
+            front_end=scenario.front_end,
+        )
+        for run in (simulate, simulate_stepwise)
+    )
+    assert isinstance(fast, SimulationOutcome)
+    assert isinstance(slow, StepwiseOutcome)
+    return scenario, Measurements(fast, MetricOptions(interval_s=INTERVAL_S)), slow
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_metrics_equal_those_of_the_stepwise_run(seed: int) -> None:
+    """Token times, inter-token latencies, tokens and every gauge are those that stepping one by one shows."""
+    scenario, measurements, slow = both(seed)
+    summary = measurements.summary()
+    done = [request for request in slow.requests if request.state == "completed"]
+    for request in slow.requests:
+        assert measurements.token_times_ns(request.row).tolist() == request.token_times_ns
+    assert same(summary["itl_s"], [(b - a) / 1e9 for request in done for a, b in pairwise(request.token_times_ns)])
+    assert same(summary["queue_s"], [(request.first_scheduled_ns - request.arrival_ns) / 1e9 for request in done])
+    assert summary["tokens"]["output"] == sum(len(request.token_times_ns) for request in slow.requests)
+    assert summary["preemptions"] == sum(request.preemptions for request in slow.requests)
+    assert summary["steps"] == sum(len(instance.steps) for instance in slow.instances)
+    for spec, run, entry in zip(scenario.instances, slow.instances, summary["instances"], strict=True):
+        peak = max((step[4] for step in run.steps), default=0)
+        assert entry["kv"]["peak_used_fraction"] == peak / spec.settings.num_blocks
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_batch_and_queue_equal_the_stepwise_gauges(seed: int) -> None:
+    """Running and waiting requests are those of the stepwise engine at every row's time."""
+    scenario, measurements, slow = both(seed)
+    times = measurements.grid.start_ns
+    series = measurements.resources["value"].reshape(len(times), len(scenario.instances), len(RESOURCE_METRICS))
+    for number, instance in enumerate(slow.instances):
+        for column, metric in enumerate(("running", "waiting"), start=1):
+            expected = gauge(times.tolist(), instance, column)
+            assert series[:, number, RESOURCE_METRICS.index(metric)].tolist() == expected, metric
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_kv_blocks_equal_the_stepwise_gauges(seed: int) -> None:
+    """Blocks used and cached are those of the stepwise engine at every row's time."""
+    _, measurements, slow = both(seed)
+    times = measurements.grid.start_ns
+    for log, instance in zip(measurements.records.logs, slow.instances, strict=True):
+        used, cached = kv_blocks(log, times)
+        assert used.tolist() == gauge(times.tolist(), instance, 3)
+        assert cached.tolist() == gauge(times.tolist(), instance, 4)
