@@ -33,6 +33,8 @@ from servetwin.step.base import StepModel, StepShape
 FIRST_RUN_STEPS = 8
 LONGEST_RUN_STEPS = 4096
 FAR_NS = 2**62
+FRUITLESS_PREEMPTIONS = 10_000
+"""More preemptions than this without a token between them mean that there will never be one."""
 
 
 class Instance:
@@ -96,6 +98,7 @@ class Instance:
         self.next_event_ns = -1
         """When the present step or run ends, or an idle instance wakes; other events are out of date."""
         self._admissions = 0
+        self._preemptions_since_token = 0
         self._batch_started = False
         self._skipping = skipping
         self._run_limit = FIRST_RUN_STEPS
@@ -263,11 +266,11 @@ class Instance:
             request = waiting.head()
             hits = cache.lookup(request)
             found = len(hits) * block_size
-            tokens = self.cap(request.known_tokens - found)
-            if tokens > self.budget:
-                if not chunk:
-                    return
-                tokens = self.budget
+            tokens = request.known_tokens - found
+            if chunk:
+                tokens = min(self.cap(tokens), self.budget)
+            elif tokens > self.budget:
+                return
             held = request.known_tokens if reserve_all else found + tokens
             if cache.missing(request, hits, held) > cache.free_blocks:
                 return
@@ -341,6 +344,7 @@ class Instance:
         finished: list[Request] = []
         if self.decoding:
             self._batch_started = True
+            self._preemptions_since_token = 0
             finished = self.cohort.advance(steps)
             for request in finished:
                 self._log_span(request)
@@ -367,6 +371,7 @@ class Instance:
 
     def _end_prefill(self, request: Request, now_ns: int, finished: list[Request]) -> None:
         requests, row = self.requests, request.row
+        self._preemptions_since_token = 0
         self.prefilling.remove(request)
         request.prefilling = False
         if requests.first_token_ns[row] < 0:
@@ -411,6 +416,13 @@ class Instance:
             Tokens that it was given in this very step; their blocks go, too.
         """
         self.preempted = True
+        self._preemptions_since_token += 1
+        if self._preemptions_since_token > FRUITLESS_PREEMPTIONS:
+            raise StuckError(
+                f"{self._preemptions_since_token} preemptions without one token in between: {len(self.running)} running "
+                f"and {len(self.waiting)} waiting requests take {self.cache.num_blocks} KV blocks from each other; "
+                "scheduler_reserve_full_isl, a smaller max_num_seqs or more KV blocks would help"
+            )
         if not request.prefilling:
             self.leave_cohort(request)
             request.known_tokens = request.prompt_tokens + request.generated_tokens

@@ -255,10 +255,11 @@ class StepwiseInstance:
             request = self.waiting[0][2]
             hits = self.cache.lookup(request)
             found = len(hits) * self.settings.block_size
-            tokens = self._cap(request.known_tokens - found)
+            tokens = request.known_tokens - found
             if not chunk and tokens > self.budget:
                 return
-            tokens = min(tokens, self.budget)
+            if chunk:
+                tokens = min(self._cap(tokens), self.budget)
             whole = self.cache.missing(request, hits, request.known_tokens)
             if self.settings.scheduler_reserve_full_isl and whole > len(self.cache.free):
                 return
