@@ -106,6 +106,13 @@ def _step_models() -> Registry[Any]:
     return step_models
 
 
+def _collectives() -> Registry[Any]:
+    from servetwin.network import collectives as _  # noqa: F401
+    from servetwin.network.base import collectives
+
+    return collectives
+
+
 def _workloads() -> list[Row]:
     from servetwin.scenario.workload_field import BUILT_IN_OPTIONS
     from servetwin.workload.base import workload_sources
@@ -122,5 +129,6 @@ LISTS: dict[str, Callable[[], list[Row]]] = {
     "schedulers": _registry(_schedulers),
     "orderings": _registry(_orderings),
     "step-models": _registry(_step_models),
+    "collectives": _registry(_collectives),
     "workloads": _workloads,
 }

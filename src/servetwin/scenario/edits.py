@@ -86,7 +86,7 @@ def _set(data: Any, parts: list[str], value: Any, label: str) -> KeyPath:
             current = current[index]
         else:
             above = ".".join(parts[:i]) or "the scenario"
-            raise InputError(f"{above} is {current!r} and holds no keys", where=label)
+            raise InputError(f"{above} is {current!r} and holds no keys; set {above} itself", where=label)
     return tuple(walked)
 
 
