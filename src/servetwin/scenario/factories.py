@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -68,6 +69,12 @@ def _hints(factory: Callable[..., object]) -> dict[str, Any]:
         return {}
 
 
+def _is_scalar(hint: Any) -> bool:
+    """Return whether only plain values are allowed, which are then not converted (``"1"`` and true are no numbers)."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return all(part in (int, float, bool, str, type(None)) or get_origin(part) is Literal for part in parts)
+
+
 def _checked(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
@@ -80,7 +87,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     except Exception:  # a hint that pydantic cannot read (a dataclass of its own): the factory checks
         return value
     try:
-        return adapter.validate_python(value)
+        return adapter.validate_python(value, strict=_is_scalar(hint))
     except ValidationError as error:
         message = error.errors(include_url=False)[0]["msg"]
         raise InputError(f"given {shorten(value)}: {message[0].lower()}{message[1:]}", where=where) from None
