@@ -153,7 +153,7 @@ def _count(events_ns: Integers, times_ns: Integers) -> Integers:
 
 def _limited(records: Records, kind: str, load: _Load) -> Limit:
     """Return the limit of a deployment in which requests wait."""
-    waiting = f"waiting takes {load.waiting_s:.3g} s, {load.waiting_share:.0%} of the mean end-to-end time"
+    waiting = f"waiting takes {_time(load.waiting_s)}, {load.waiting_share:.0%} of the mean end-to-end time"
     peak = f"KV blocks are used to {_percent(load.peak_kv)} at most"
     setting = _setting(records, kind)
     sentences = {
@@ -172,13 +172,17 @@ def _setting(records: Records, name: str) -> str:
     return ", ".join(f"{value:,}" for value in sorted(value for value in values if value is not None))
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
 def _percent(share: float) -> str:
     return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
 
 
 def _hardly_waiting(records: Records, load: _Load) -> Limit:
     """Return the limit of a deployment without a queue: the time of a step, or nothing but the load."""
-    hardly = f"requests hardly wait ({load.waiting_s * 1e3:.3g} ms on average)"
+    hardly = f"requests hardly wait ({_time(load.waiting_s)} on average)"
     slots = f"{load.running:.1f} of {load.slots:,} sequence slots are in use"
     blocks = f"at most {_percent(load.peak_kv)} of an instance's KV blocks are referenced"
     hint = _step_hint(records, load)

@@ -90,7 +90,8 @@ def _latency_axis(curves: Mapping[str, Curve], end: float) -> dict[str, Any]:
     for seconds, share in curves.values():
         median = seconds[np.searchsorted(share, 0.5)]
         if seconds[0] > 0 and seconds[-1] / median > _LOGARITHMIC_FROM:
-            return {"type": "log", "showgrid": True, "dtick": 1}
+            few_decades = seconds[-1] / seconds[0] < 300
+            return {"type": "log", "showgrid": True, "dtick": "D2" if few_decades else 1}
     return {"range": [0, float(f"{1.04 * end:.6g}") or 1.0], "showgrid": True}
 
 
