@@ -146,13 +146,13 @@ class HostOptions(Options):
 
 
 class CollectiveOptions(PluginOptions):
-    """What an all-reduce among the accelerators of a replica takes. Further keys are options of that model."""
+    """What an all-reduce among the accelerators of a replica takes. Further keys are its options (see below)."""
 
     kind: CollectiveName = Field("ring", description="`ring`, `lss_ring` (LLMServingSim's), or a plug-in's name.")
 
 
 class StepOptions(PluginOptions):
-    """How long a step takes. Further keys are options of the step model, see `docs/step-models.md`."""
+    """How long a step takes. Further keys are options of the step model (see below)."""
 
     model: StepModelName = Field(
         "roofline", description="`roofline`, `profile`, `affine`, `fixed`, or a plug-in's name."
@@ -192,7 +192,7 @@ class PoolOptions(Options):
 
 
 class RouterOptions(PluginOptions):
-    """Which instance serves a request. Further keys are options of the policy, see `docs/routers.md`."""
+    """Which instance serves a request. Further keys are options of the policy (see below)."""
 
     policy: RouterName = Field("round_robin", description="Name of a policy (`servetwin list routers`).")
     staleness_s: Seconds = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,27 @@ from servetwin.scenario.hardware import Replica
 from servetwin.step.base import StepModel, step_models
 from servetwin.step.host import NO_HOST_OVERHEAD, HostOverhead
 
-__all__ = ["build_step_model", "step_models"]
+__all__ = ["CONTEXT", "build_step_model", "step_models"]
+
+CONTEXT: dict[str, Callable[[Replica, Callable[..., StepModel]], Any]] = {
+    "architecture": lambda replica, _: replica.model,
+    "device": lambda replica, _: replica.device,
+    "device_name": lambda replica, _: replica.hardware.device,
+    "link": lambda replica, _: replica.link,
+    "collectives": lambda replica, _: _collectives(replica),
+    "tensor_parallel_size": lambda replica, _: replica.engine.tensor_parallel_size,
+    "dtype": lambda replica, _: replica.dtype,
+    "kv_cache_dtype": lambda replica, _: replica.kv_cache_dtype,
+    "path": lambda replica, _: _path(replica),
+    "host": lambda replica, factory: _host(replica, factory),
+}
+"""What a step model's factory may ask of a scenario, by the name of its parameter."""
 
 
 def build_step_model(replica: Replica) -> StepModel:
     """Return the step model of a pool's replicas.
 
-    A factory is given, by name, what it asks of ``architecture, device, device_name, link, collectives,
-    tensor_parallel_size, dtype, kv_cache_dtype, path, host``; its other parameters are options of the user.
+    A factory is given, by name, what it asks of `CONTEXT`; its other parameters are options of the user.
 
     Raises
     ------
@@ -36,18 +50,7 @@ def build_step_model(replica: Replica) -> StepModel:
         given: StepModel = options.model
         return given
     factory = step_models.get(options.model, where=f"{where}.model")
-    context: dict[str, Callable[[], Any]] = {
-        "architecture": lambda: replica.model,
-        "device": lambda: replica.device,
-        "device_name": lambda: replica.hardware.device,
-        "link": lambda: replica.link,
-        "collectives": lambda: _collectives(replica),
-        "tensor_parallel_size": lambda: replica.engine.tensor_parallel_size,
-        "dtype": lambda: replica.dtype,
-        "kv_cache_dtype": lambda: replica.kv_cache_dtype,
-        "path": lambda: _path(replica),
-        "host": lambda: _host(replica, factory),
-    }
+    context = {name: partial(find, replica, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
     return make(factory, options.extra, context, where)
 
