@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from servetwin.core.errors import InputError
 from servetwin.core.units import NS_PER_S
-from servetwin.workload.schema import MAX_SECONDS
+from servetwin.workload.limits import MAX_SECONDS
 
 Integers: TypeAlias = NDArray[np.int64]
 
