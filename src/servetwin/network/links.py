@@ -8,13 +8,14 @@ from servetwin.core.errors import unknown_name
 from servetwin.core.units import GB
 from servetwin.network.base import Link
 
-# Latency per step of a ring, from NCCL's own tuning model (src/graph/tuning.cc: ring, protocol Simple): an operation
-# takes a base latency of 8.4 us plus, per step, 3.4 us over NVLink, 5.7 us over PCIe, 14.0 us over a network. We charge
-# per message, so the base is spread over the two messages of the smallest ring (two ranks).
-_BASE_US = 8.4
-_NVLINK_NS = 1000 * (_BASE_US / 2 + 3.4)
-_PCIE_NS = 1000 * (_BASE_US / 2 + 5.7)
-_NETWORK_NS = 1000 * (_BASE_US / 2 + 14.0)
+# Latency of one message of a ring. NCCL's own tuning model (src/graph/tuning.cc; ring, protocol Simple) has 8.4 us per
+# operation and, per step, 3.4 us over NVLink, 5.7 us over PCIe, 14.0 us over a network. It is fitted to operations that
+# run back to back; between a model's kernels each also starts and ends a kernel and waits for ranks that do not arrive
+# together: 4.2 us. We charge per message, so both are spread over the two messages of the smallest ring (two ranks).
+_OPERATION_US = 8.4 + 4.2
+_NVLINK_NS = 1000 * (_OPERATION_US / 2 + 3.4)
+_PCIE_NS = 1000 * (_OPERATION_US / 2 + 5.7)
+_NETWORK_NS = 1000 * (_OPERATION_US / 2 + 14.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class LinkClass:
 
 def _nvlink(name: str, gb_per_s: float, device: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s per direction, {device} data sheet"
-    return LinkClass(name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: NCCL tuning model, NVLink")
+    return LinkClass(name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: NCCL's tuning model (NVLink) and a kernel's start")
 
 
 def _other(name: str, gb_per_s: float, device: str) -> LinkClass:
@@ -38,11 +39,11 @@ def _other(name: str, gb_per_s: float, device: str) -> LinkClass:
 
 def _pcie(name: str, gb_per_s: float, raw: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s: {raw}, less packet headers (about 80 % of it)"
-    return LinkClass(name, Link(gb_per_s * GB, _PCIE_NS), f"{rate}; latency: NCCL tuning model, PCI")
+    return LinkClass(name, Link(gb_per_s * GB, _PCIE_NS), f"{rate}; latency: NCCL's tuning model (PCI) and a kernel's start")
 
 
 def _network(name: str, gb_per_s: float, raw: str) -> LinkClass:
-    return LinkClass(name, Link(gb_per_s * GB, _NETWORK_NS), f"{raw}; latency: NCCL tuning model, network")
+    return LinkClass(name, Link(gb_per_s * GB, _NETWORK_NS), f"{raw}; latency: NCCL's tuning model (network) and a kernel's start")
 
 
 LINK_CLASSES: dict[str, LinkClass] = {

@@ -22,6 +22,9 @@ class AttentionTimes(Protocol):
     ends: dict[str, int]
     """Greatest measured ``chunk``, ``chunk context``, ``decodes`` and ``decode context``."""
 
+    serial_ns_per_token: float
+    """Beside a chunk, a sequence of k tokens takes at least k times this, alone on one thread block."""
+
     def mixed_ns(self, prefills: Prefills, decodes: int, kv_tokens: int) -> float:
         """Return the time of a step with at least one chunk; ``kv_tokens`` sums the decodes' contexts."""
         ...
@@ -37,6 +40,8 @@ class AttentionTimes(Protocol):
 
 class _Decodes:
     """The part that all tables share: decodes alone."""
+
+    serial_ns_per_token = 0.0
 
     def __init__(self, sheet: DecodeSheet) -> None:
         self._sheet = sheet
@@ -66,6 +71,7 @@ class JointTimes(_Decodes):
             "decodes": max(decodes, self._sheet.last_decodes),
             "decode context": max(mean, self._sheet.last_context),
         }
+        self.serial_ns_per_token = self._mixed.serial_ns_per_token if self._mixed else 0.0
 
     def mixed_ns(self, prefills: Prefills, decodes: int, kv_tokens: int) -> float:
         """See `AttentionTimes`."""

@@ -17,6 +17,8 @@ class LssJointTimes:
     LLMServingSim passes one chunk (`merge_prefills`); with several, each further one adds its time alone.
     """
 
+    serial_ns_per_token = 0.0
+
     def __init__(self, table: JointAttention) -> None:
         self._table = LssJointAttention(table)
         self.ends = {
@@ -46,6 +48,8 @@ class LssAdditiveTimes:
 
     Beyond a table's end its last sample holds.
     """
+
+    serial_ns_per_token = 0.0
 
     def __init__(self, table: AdditiveAttention) -> None:
         self._prefill = _StepTable(table.prefill)

@@ -12,6 +12,7 @@ from servetwin.step.profile.csv_table import Column, read_table
 from servetwin.step.profile.curves import curves_by_layer
 from servetwin.step.profile.folders import degree_folder, degrees
 from servetwin.step.profile.layers import DENSE, PER_SEQUENCE, TP_STABLE, check_layers
+from servetwin.step.profile.lss_serial import read_serial
 from servetwin.step.profile.tables import Bins, Curve, JointAttention, Profile, SkewTable
 
 _DENSE = (Column("layer", "text"), Column("tokens", "count", 1), Column("time_us", "us"))
@@ -41,6 +42,8 @@ def is_lss_v1(folder: Path) -> bool:
 def read_lss_v1(folder: Path, tensor_parallel_size: int) -> Profile:
     """Read one tensor-parallel degree of a bundle.
 
+    The deployment is taken to run with CUDA graphs, as vLLM does by default (the profiler itself runs without).
+
     Raises
     ------
     InputError
@@ -57,6 +60,8 @@ def read_lss_v1(folder: Path, tensor_parallel_size: int) -> Profile:
         per_sequence=_curves(own, whole, "per_sequence.csv", _PER_SEQUENCE, "sequences", PER_SEQUENCE),
         attention=read_joint_attention(own / "attention.csv"),
         skew=_skew(meta, folder, tensor_parallel_size),
+        serial=read_serial(own / "skew.csv", meta, tensor_parallel_size) if (own / "skew.csv").is_file() else None,
+        token_padding="cuda_graph",
         source=str(folder),
     )
 

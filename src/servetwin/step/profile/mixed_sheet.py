@@ -42,6 +42,7 @@ class MixedSheet:
         axes[0] = np.concatenate([axes[0][:start], chunks])
         self.ends = [int(axis[-1]) for axis in axes]
         self._slopes = _Slopes(values, axes)
+        self.serial_ns_per_token = float((values[0, 0, 1, -1] - values[0, 0, 1, 0]) / (axes[3][-1] - axes[3][0]))
         self._axes: list[list[int]] = [axis.tolist() for axis in axes]
         shape = values.shape
         self._strides = (shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64]
 Times = NDArray[np.float64]
 
-TokenPadding = Literal["none", "power_of_two"]
+TokenPadding = Literal["none", "cuda_graph", "power_of_two"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,17 @@ class SkewTable:
 
 
 @dataclass(frozen=True, slots=True)
+class SerialRead:
+    """From ``from_decodes`` decodes on, one thread block reads each sequence's KV (of one head) from end to end.
+
+    It takes ``ns_per_token``, however idle the rest of the accelerator is; below, kernels split a sequence.
+    """
+
+    from_decodes: int
+    ns_per_token: float
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """One model on one kind of accelerator at one tensor-parallel degree; times per layer, in nanoseconds.
 
@@ -94,8 +105,12 @@ class Profile:
         Time over the step's tokens, by layer.
     per_sequence
         Time over the step's sequences, by layer.
+    skew
+        How LLMServingSim corrects a batch of unequal contexts.
+    serial
+        What decides how long such a batch takes on the device; None where it was not measured.
     token_padding
-        Whether the server pads the step's tokens before it computes dense layers.
+        How the server pads a step's tokens before it computes layers over tokens.
     source
         The folder that it was read from.
     not_measured
@@ -111,6 +126,7 @@ class Profile:
     per_sequence: Mapping[str, Curve]
     attention: JointAttention | AdditiveAttention
     skew: SkewTable | None = None
+    serial: SerialRead | None = None
     token_padding: TokenPadding = "none"
     source: str = ""
     not_measured: Mapping[str, str] = field(default_factory=dict)
