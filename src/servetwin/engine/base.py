@@ -43,9 +43,12 @@ class EngineSettings:
     idle_poll_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SchedulerView:
-    """What a scheduler sees when it plans a step: never a request's true output length."""
+    """What a scheduler sees when it plans a step: never a request's true output length.
+
+    An instance has one view and brings it up to date before each step; it is not to be kept.
+    """
 
     num_waiting: int
     num_decoding: int

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
+from servetwin.core.errors import StuckError
 from servetwin.engine.base import (
     EngineSettings,
     InstanceLog,
@@ -21,10 +22,9 @@ from servetwin.engine.base import (
     SchedulerView,
     StepPolicy,
 )
+from servetwin.engine.caches import make_kv_cache
 from servetwin.engine.cohort import DecodeCohort
-from servetwin.engine.kv_cache import BlockCounter, KVCache
 from servetwin.engine.orderings import FirstComeFirstServed
-from servetwin.engine.prefix_cache import PrefixCache
 from servetwin.engine.queues import FifoQueue, KeyedQueue
 from servetwin.engine.request import Request
 from servetwin.engine.running_order import schedule_in_order
@@ -72,14 +72,9 @@ class Instance:
         self.log = InstanceLog()
         self.block_size = settings.block_size
         self.shares_blocks = settings.enable_prefix_caching and not distinct
-        self.cache: KVCache = (
-            PrefixCache(settings.num_blocks, settings.block_size, shared=not distinct)
-            if settings.enable_prefix_caching
-            else BlockCounter(settings.num_blocks, settings.block_size)
-        )
-        self.cohort = DecodeCohort(
-            settings.block_size, extremes="kv_extremes" in step_model.needs, members=self.shares_blocks
-        )
+        self.cache = make_kv_cache(settings, distinct=distinct, preempts_by_key=ordering.preempts_by_key)
+        self._keeps_extremes = "kv_extremes" in step_model.needs
+        self.cohort = DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self.shares_blocks)
         self.fifo = type(ordering) is FirstComeFirstServed
         self.waiting: FifoQueue | KeyedQueue = FifoQueue() if self.fifo else KeyedQueue()
         self.running: dict[int, Request] = {}
@@ -97,6 +92,7 @@ class Instance:
         self.busy = False
         self.next_event_ns = -1
         """When the present step or run ends, or an idle instance wakes; other events are out of date."""
+        self._view = SchedulerView(0, 0, 0, False, settings.enable_chunked_prefill)
         self._admissions = 0
         self._preemptions_since_token = 0
         self._batch_started = False
@@ -110,12 +106,11 @@ class Instance:
 
     # Arrivals -------------------------------------------------------------------------------------------------
 
-    def enqueue(self, request: Request, priority: int = 0) -> None:
-        """Put an arriving request into the waiting queue."""
-        if not self.fifo:
-            key = self.ordering.key(request.arrival_ns, priority, request.prompt_tokens)
-            request.order_key = (*key, request.row)
-        self.waiting.push(request)
+    def order_key(self, row: int, arrival_ns: int, priority: int, prompt_tokens: int) -> tuple[int, ...]:
+        """Return a request's place in the waiting queue."""
+        if self.fifo:
+            return (arrival_ns, row)
+        return (*self.ordering.key(arrival_ns, priority, prompt_tokens), row)
 
     def notice(self, now_ns: int) -> int | None:
         """Return the new time of the instance's next event if an arrival changes it, else None."""
@@ -155,6 +150,7 @@ class Instance:
         horizon_ns
             When something may cut a run; a run need not reach beyond the first boundary after that.
         """
+        self._start_ns = now_ns
         while True:
             policy = self._schedule(now_ns)
             if self.decoding or self.chunks:
@@ -162,7 +158,6 @@ class Instance:
             if not self.preempted:
                 self._fall_idle(now_ns)
                 return None
-        self._start_ns = now_ns
         spent = self.budget <= 0 and policy.decode == "first"
         self._deaf = not policy.admit or spent or len(self.running) >= self.settings.max_num_seqs
         self._time_step(now_ns, horizon_ns)
@@ -175,17 +170,17 @@ class Instance:
         self.decoding = False
         self.chunks = []
         self.budget = self.settings.max_num_batched_tokens
-        policy = self.scheduler.plan(
-            SchedulerView(
-                len(self.waiting),
-                self.cohort.size,
-                len(self.prefilling),
-                self._batch_started,
-                self.settings.enable_chunked_prefill,
-            )
-        )
+        view = self._view
+        view.num_waiting = len(self.waiting)
+        view.num_decoding = self.cohort.size
+        view.num_prefilling = len(self.prefilling)
+        view.batch_started = self._batch_started
+        policy = self.scheduler.plan(view)
         if policy.decode == "first":
-            self._schedule_running()
+            if self.prefilling:
+                self._schedule_decodes_and_prefills()
+            elif self.cohort.size:
+                self._schedule_decodes_only()
             if policy.admit and not self.preempted and self.waiting:
                 self._admit(now_ns, policy.chunk)
         else:
@@ -196,13 +191,6 @@ class Instance:
             if not self.chunks and not self.preempted and self.cohort.size:
                 self._schedule_decodes_only()
         return policy
-
-    def _schedule_running(self) -> None:
-        """Give running requests their tokens: at once where order cannot matter, else one by one."""
-        if self.prefilling:
-            self._schedule_decodes_and_prefills()
-        elif self.cohort.size:
-            self._schedule_decodes_only()
 
     def _schedule_decodes_only(self) -> None:
         cohort = self.cohort
@@ -261,10 +249,11 @@ class Instance:
         """Let waiting requests in, in order, while budget, seats and blocks last."""
         waiting, cache, block_size = self.waiting, self.cache, self.block_size
         reserve_all = self.settings.scheduler_reserve_full_isl
+        caching = self.settings.enable_prefix_caching
         seats = self.settings.max_num_seqs - len(self.running)
         while waiting and self.budget > 0 and seats > 0:
-            request = waiting.head()
-            hits = cache.lookup(request)
+            request = waiting[0]
+            hits = cache.lookup(request) if caching else ()
             found = len(hits) * block_size
             tokens = request.known_tokens - found
             if chunk:
@@ -274,7 +263,7 @@ class Instance:
             held = request.known_tokens if reserve_all else found + tokens
             if cache.missing(request, hits, held) > cache.free_blocks:
                 return
-            waiting.pop()
+            waiting.popleft()
             seats -= 1
             cache.admit(request, hits, found + tokens)
             self._enter(request, found, now_ns)
@@ -301,11 +290,11 @@ class Instance:
 
     def _time_step(self, now_ns: int, horizon_ns: int) -> None:
         cohort = self.cohort
-        size, kv_tokens = (cohort.size, cohort.kv_tokens) if self.decoding else (0, 0)
-        greatest, smallest = cohort.extremes() if self.decoding else (0, 0)
         chunks = self.chunks
         prefills = tuple([(tokens, request.computed_tokens) for request, tokens in chunks]) if chunks else ()
-        shape = StepShape(size, kv_tokens, prefills, greatest, smallest)
+        shape = StepShape(cohort.size, cohort.kv_tokens, prefills) if self.decoding else StepShape(0, 0, prefills)
+        if self._keeps_extremes and self.decoding:
+            shape.decode_kv_max, shape.decode_kv_min = cohort.extremes()
         for request, tokens in chunks:
             request.computed_tokens += tokens
         steps = 1 if chunks or self.paused or not self._skipping else self._run_steps()
@@ -351,10 +340,12 @@ class Instance:
                 context_tokens = request.prompt_tokens + request.output_tokens - 1
                 request.computed_tokens = context_tokens
                 request.num_blocks = -(-context_tokens // self.block_size)
-            self._adapt_run_limit(steps)
-        for request in self.paused:
-            self.cohort.join(request, request.computed_tokens)
-        self.paused = []
+            if self._planned_steps > 1:
+                self._adapt_run_limit(steps)
+        if self.paused:
+            for request in self.paused:
+                self.cohort.join(request, request.computed_tokens)
+            self.paused = []
         for request, _ in self.chunks:
             if request.computed_tokens == request.known_tokens:
                 self._end_prefill(request, now_ns, finished)
@@ -419,9 +410,9 @@ class Instance:
         self._preemptions_since_token += 1
         if self._preemptions_since_token > FRUITLESS_PREEMPTIONS:
             raise StuckError(
-                f"{self._preemptions_since_token} preemptions without one token in between: {len(self.running)} running "
-                f"and {len(self.waiting)} waiting requests take {self.cache.num_blocks} KV blocks from each other; "
-                "scheduler_reserve_full_isl, a smaller max_num_seqs or more KV blocks would help"
+                f"{FRUITLESS_PREEMPTIONS} preemptions without one token in between: {len(self.running)} running "
+                f"and {len(self.waiting)} waiting requests take {self.cache.num_blocks} KV blocks from each other. "
+                "Turn scheduler_reserve_full_isl on, or give it more KV blocks or a smaller max_num_seqs"
             )
         if not request.prefilling:
             self.leave_cohort(request)
@@ -436,6 +427,7 @@ class Instance:
         request.computed_tokens = 0
         del self.running[request.row]
         self.requests.preemptions[request.row] += 1
+        self.log.preempted_ns.append(self._start_ns)
         self.waiting.push(request)
 
     # Records --------------------------------------------------------------------------------------------------
@@ -454,7 +446,7 @@ class Instance:
         log.start_ns.append(self._start_ns)
         log.end_ns.append(self._ends_ns[0])
         log.decoded.append(decoded)
-        log.tokens.append(decoded + sum([tokens for _, tokens in self.chunks]))
+        log.tokens.append(decoded + sum([tokens for _, tokens in self.chunks]) if self.chunks else decoded)
         log.kv_used_blocks.append(cache.num_blocks - cache.free_blocks)
         log.kv_cached_blocks.append(cache.cached_blocks)
         if steps > 1:

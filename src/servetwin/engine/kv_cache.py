@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from servetwin.engine.request import Request
 
-if TYPE_CHECKING:
-    from servetwin.engine.prefix_cache import Block
+Hits = Sequence[Any]
+"""Cached blocks with which a request begins, as the cache that found them wants them; their number counts."""
 
 
 class KVCache(Protocol):
@@ -19,15 +19,15 @@ class KVCache(Protocol):
     """Blocks that can be taken: free and cached."""
     cached_blocks: int
 
-    def lookup(self, request: Request) -> Sequence[Block]:
+    def lookup(self, request: Request) -> Hits:
         """Return the cached blocks with which a request's tokens begin."""
         ...
 
-    def missing(self, request: Request, hits: Sequence[Block], tokens: int) -> int:
+    def missing(self, request: Request, hits: Hits, tokens: int) -> int:
         """Return how many blocks must be taken for a waiting request to hold its first ``tokens`` tokens."""
         ...
 
-    def admit(self, request: Request, hits: Sequence[Block], tokens: int) -> None:
+    def admit(self, request: Request, hits: Hits, tokens: int) -> None:
         """Give a waiting request its cached blocks and new ones, so that it holds ``tokens`` tokens."""
         ...
 
@@ -57,15 +57,15 @@ class BlockCounter:
         self.cached_blocks = 0
         self._block_size = block_size
 
-    def lookup(self, request: Request) -> Sequence[Block]:
+    def lookup(self, request: Request) -> Hits:
         """Find nothing."""
         return ()
 
-    def missing(self, request: Request, hits: Sequence[Block], tokens: int) -> int:
+    def missing(self, request: Request, hits: Hits, tokens: int) -> int:
         """Return the blocks of ``tokens`` tokens."""
         return -(-tokens // self._block_size)
 
-    def admit(self, request: Request, hits: Sequence[Block], tokens: int) -> None:
+    def admit(self, request: Request, hits: Hits, tokens: int) -> None:
         """Take the blocks of ``tokens`` tokens."""
         request.num_blocks = blocks = -(-tokens // self._block_size)
         self.free_blocks -= blocks

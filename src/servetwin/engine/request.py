@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from servetwin.engine.prefix_cache import Block
 
 NO_KEYS: Sequence[int] = ()
+NO_BLOCKS: list[Block] = []
+"""Of a request that no cache of single blocks has seen; never changed."""
 
 
 class Request:
@@ -38,7 +40,6 @@ class Request:
 
     __slots__ = (
         "admission",
-        "arrival_ns",
         "base",
         "blocks",
         "computed_tokens",
@@ -56,12 +57,11 @@ class Request:
         "start_round",
     )
 
-    def __init__(self, row: int, arrival_ns: int, prompt_tokens: int, output_tokens: int) -> None:
+    def __init__(self, row: int, order_key: tuple[int, ...], prompt_tokens: int, output_tokens: int) -> None:
         self.row = row
-        self.arrival_ns = arrival_ns
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
-        self.order_key: tuple[int, ...] = (arrival_ns, row)
+        self.order_key = order_key
         self.keys = NO_KEYS
         self.known_tokens = prompt_tokens
         self.computed_tokens = 0
@@ -69,8 +69,11 @@ class Request:
         self.lost_tokens = 0
         self.admission = 0
         self.num_blocks = 0
-        self.blocks: list[Block] = []
+        self.blocks = NO_BLOCKS
         self.prefilling = True
         self.base = 0
         self.start_round = 0
         self.finish_round = 0
+
+    def __lt__(self, other: Request) -> bool:
+        return self.order_key < other.order_key
