@@ -29,8 +29,8 @@ class Ring:
 class LssRing:
     """LLMServingSim's ring: GB/s as 2**30 bytes, whole nanoseconds, small fixed delays, a cost for the reductions.
 
-    Each of the ``2 (N - 1)`` steps moves ``S = D / N`` bytes in ``floor(latency + S / (bandwidth * 2**30 / 10**9))`` and
-    pays an endpoint's and a bus's delay of 10 ns each; each of the ``N - 1`` steps that add up numbers takes
+    Each of the ``2 (N - 1)`` steps moves ``S = D / N`` bytes in ``floor(latency + S / (bandwidth * 2**30 / 10**9))``
+    and pays an endpoint's and a bus's delay of 10 ns each; each of the ``N - 1`` steps that add up numbers takes
     ``3 S / memory_bandwidth`` more.
 
     Parameters

@@ -29,7 +29,9 @@ class LinkClass:
 
 def _nvlink(name: str, gb_per_s: float, device: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s per direction, {device} data sheet"
-    return LinkClass(name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: NCCL's tuning model (NVLink) and a kernel's start")
+    return LinkClass(
+        name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: NCCL's tuning model (NVLink) and a kernel's start"
+    )
 
 
 def _other(name: str, gb_per_s: float, device: str) -> LinkClass:
@@ -39,11 +41,15 @@ def _other(name: str, gb_per_s: float, device: str) -> LinkClass:
 
 def _pcie(name: str, gb_per_s: float, raw: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s: {raw}, less packet headers (about 80 % of it)"
-    return LinkClass(name, Link(gb_per_s * GB, _PCIE_NS), f"{rate}; latency: NCCL's tuning model (PCI) and a kernel's start")
+    return LinkClass(
+        name, Link(gb_per_s * GB, _PCIE_NS), f"{rate}; latency: NCCL's tuning model (PCI) and a kernel's start"
+    )
 
 
 def _network(name: str, gb_per_s: float, raw: str) -> LinkClass:
-    return LinkClass(name, Link(gb_per_s * GB, _NETWORK_NS), f"{raw}; latency: NCCL's tuning model (network) and a kernel's start")
+    return LinkClass(
+        name, Link(gb_per_s * GB, _NETWORK_NS), f"{raw}; latency: NCCL's tuning model (network) and a kernel's start"
+    )
 
 
 LINK_CLASSES: dict[str, LinkClass] = {

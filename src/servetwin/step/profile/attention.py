@@ -10,7 +10,7 @@ import numpy as np
 from servetwin.step.profile.decode_sheet import DecodeSheet
 from servetwin.step.profile.grids import Floats, base_index, fill, monotone, trimmed_length
 from servetwin.step.profile.mixed_sheet import MixedSheet, place
-from servetwin.step.profile.tables import AdditiveAttention, Grid, JointAttention
+from servetwin.step.profile.tables import AdditiveAttention, Counts, Grid, JointAttention
 
 Prefills = Sequence[tuple[int, int]]
 """``(new_tokens, context_tokens)`` per chunk, as in `StepShape`."""
@@ -57,8 +57,8 @@ class JointTimes(_Decodes):
     """From a table of joint kernel calls.
 
     Decodes beside a chunk take their time from the joint rows (kernels that hold a chunk read decodes' KV more slowly).
-    Further chunks add what each takes alone beyond the table's least time; the decodes stand beside the chunk with which
-    they take longest. A step never takes less than its decodes alone.
+    Further chunks add what each takes alone beyond the table's least time; the decodes stand beside the chunk with
+    which they take longest. A step never takes less than its decodes alone.
     """
 
     def __init__(self, table: JointAttention) -> None:
@@ -83,7 +83,9 @@ class JointTimes(_Decodes):
         else:
             floor = at(0, 0, 0, 0)
             alone = [at(new, context, 0, 0) for new, context in prefills]
-            beside = max(at(new, context, decodes, mean) - own for (new, context), own in zip(prefills, alone, strict=True))
+            beside = max(
+                at(new, context, decodes, mean) - own for (new, context), own in zip(prefills, alone, strict=True)
+            )
             time = sum(alone) - floor * (len(prefills) - 1) + beside
         return max(time, self._sheet.curve(decodes).at(kv_tokens)) if decodes else time
 
@@ -95,9 +97,9 @@ def _decode_sheet(table: JointAttention) -> DecodeSheet:
     rows &= table.num_decodes > 0
     decodes, contexts = np.unique(table.num_decodes[rows]), np.unique(table.kv_decode[rows])
     values = np.full((len(decodes), len(contexts)), np.nan)
-    values[
-        np.searchsorted(decodes, table.num_decodes[rows]), np.searchsorted(contexts, table.kv_decode[rows])
-    ] = table.time_ns[rows]
+    values[np.searchsorted(decodes, table.num_decodes[rows]), np.searchsorted(contexts, table.kv_decode[rows])] = (
+        table.time_ns[rows]
+    )
     return DecodeSheet(decodes, contexts, monotone(fill(values, [decodes, contexts], order=(1, 0))))
 
 
@@ -142,7 +144,7 @@ class _PrefillSheet:
         self._values: list[list[float]] = values.tolist()
 
     @staticmethod
-    def _slopes(values: Floats, contexts: Floats) -> Floats:
+    def _slopes(values: Floats, contexts: Counts) -> Floats:
         if len(contexts) < 2:
             return np.zeros(values.shape[1])
         base = base_index(contexts)
@@ -169,4 +171,3 @@ class _PrefillSheet:
 def measured_attention(table: JointAttention | AdditiveAttention) -> AttentionTimes:
     """Return the times of an attention table, interpolated as physics has it."""
     return JointTimes(table) if isinstance(table, JointAttention) else AdditiveTimes(table)
-

@@ -23,8 +23,8 @@ MAX_TIME_NS = 1e15
 class Column:
     """One column: a name, and what its values may be.
 
-    ``"text"``: any non-empty text. ``"count"``: a whole number from ``minimum``. ``"us"`` and ``"ns"``: a time, returned
-    in nanoseconds. ``"number"``: any finite number.
+    ``"text"``: any non-empty text. ``"count"``: a whole number from ``minimum``. ``"us"`` and ``"ns"``: a time,
+    returned in nanoseconds. ``"number"``: any finite number.
     """
 
     name: str
@@ -111,9 +111,7 @@ def _places(path: Path, names: list[str], columns: Sequence[Column], extra: bool
     return [names.index(name) for name in wanted]
 
 
-def _read_fast(
-    path: Path, body: str, columns: Sequence[Column], places: list[int], width: int
-) -> Table | None:
+def _read_fast(path: Path, body: str, columns: Sequence[Column], places: list[int], width: int) -> Table | None:
     """Return the table if every value is plainly right, else None: the slow reader then finds what is wrong."""
     if '"' in body or "\n\n" in body or "\r" in body:
         return None

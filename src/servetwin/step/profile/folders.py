@@ -15,7 +15,9 @@ def degrees(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         return {}
     found = {
-        int(match[1]): entry for entry in folder.iterdir() if entry.is_dir() and (match := _DEGREE.fullmatch(entry.name))
+        int(match[1]): entry
+        for entry in folder.iterdir()
+        if entry.is_dir() and (match := _DEGREE.fullmatch(entry.name))
     }
     return dict(sorted(found.items()))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from servetwin.step.profile.attention import AttentionTimes, Prefills
 from servetwin.step.profile.lss_lookup import LssJointAttention
-from servetwin.step.profile.tables import AdditiveAttention, Grid, JointAttention
+from servetwin.step.profile.tables import AdditiveAttention, Counts, Grid, JointAttention
 
 
 class LssJointTimes:
@@ -43,10 +43,10 @@ class LssJointTimes:
 
 
 class LssAdditiveTimes:
-    """From two tables, each read at the sample at or above: prefill at (sum of contexts, root of the sum of squared
-    chunks, decodes' single tokens among them), decode at (decodes, mean context).
+    """From two tables, each read at the sample at or above its arguments; beyond an end the last sample holds.
 
-    Beyond a table's end its last sample holds.
+    Prefill: the sum of contexts and the root of the sum of squared chunks, the decodes' single tokens among them.
+    Decode: their number and mean context.
     """
 
     serial_ns_per_token = 0.0
@@ -88,7 +88,7 @@ class _StepTable:
         return self._times[_at_or_above(self._first, first)][_at_or_above(self._second, second)]
 
 
-def _at_or_above(axis: np.ndarray, value: float) -> int:
+def _at_or_above(axis: Counts, value: float) -> int:
     return min(int(np.searchsorted(axis, value)), len(axis) - 1)
 
 

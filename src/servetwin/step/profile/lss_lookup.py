@@ -1,13 +1,14 @@
 """LLMServingSim's own interpolation of a profile, with its defects (``interpolation: lss``).
 
 Every blend is linear; below a grid the first value holds, above it the last two samples are extended, noise and all;
-results are cut to whole nanoseconds. Order of operations and truncation are kept, so that times agree to the nanosecond.
+results are cut to whole nanoseconds. Order of operations and truncation are kept: times agree to the nanosecond.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +46,14 @@ class LssCurve:
 class _Slice:
     """Rows of one (chunk, decodes): per prefill context, times over the decodes' context. Rows are ragged."""
 
-    def __init__(self, kv_prefill: NDArray[np.int64], kv_decode: NDArray[np.int64], time_ns: NDArray[np.float64]) -> None:
+    def __init__(
+        self, kv_prefill: NDArray[np.int64], kv_decode: NDArray[np.int64], time_ns: NDArray[np.float64]
+    ) -> None:
         order = np.lexsort((kv_decode, kv_prefill))
         self.contexts, starts = np.unique(kv_prefill[order], return_index=True)
         bounds = [*starts.tolist(), len(order)]
-        self.keys = [kv_decode[order[a:b]] for a, b in zip(bounds, bounds[1:])]
-        self.times = [time_ns[order[a:b]] for a, b in zip(bounds, bounds[1:])]
+        self.keys = [kv_decode[order[a:b]] for a, b in pairwise(bounds)]
+        self.times = [time_ns[order[a:b]] for a, b in pairwise(bounds)]
         self._contexts: list[int] = self.contexts.tolist()
         self._keys: list[list[int]] = [keys.tolist() for keys in self.keys]
         self._times: list[list[float]] = [times.tolist() for times in self.times]

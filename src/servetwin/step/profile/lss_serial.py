@@ -78,6 +78,8 @@ def _kv_heads(meta: Mapping[Any, Any], tensor_parallel_size: int) -> int | None:
     """Return the KV heads per rank; the file has those of its last degree."""
     try:
         last = meta["tp_degrees"][-1]
-        return max(1, int(meta["engine_effective"]["hf_overrides"]["num_key_value_heads"]) * last // tensor_parallel_size)
+        return max(
+            1, int(meta["engine_effective"]["hf_overrides"]["num_key_value_heads"]) * last // tensor_parallel_size
+        )
     except (KeyError, TypeError, IndexError, ValueError):
         return None

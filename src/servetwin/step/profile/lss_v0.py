@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from servetwin.core.errors import InputError
 from servetwin.step.profile.csv_table import Column, read_table
-from servetwin.step.profile.curves import curves_by_layer
+from servetwin.step.profile.curves import complete_grid, curves_by_layer
 from servetwin.step.profile.folders import degree_folder, degrees
 from servetwin.step.profile.layers import check_layers
 from servetwin.step.profile.tables import AdditiveAttention, Curve, Grid, Profile
@@ -106,18 +105,5 @@ def _sum(curves: list[Curve]) -> tuple[Curve, list[tuple[int, int]]]:
 
 
 def _grid(path: Path, columns: tuple[Column, Column, Column]) -> Grid:
-    """Read a table over two axes, which must be complete."""
-    table = read_table(path, columns)
-    first, second, times = (table[column.name] for column in columns)
-    rows, row = np.unique(first, return_inverse=True)
-    keys, key = np.unique(second, return_inverse=True)
-    table.check_distinct(columns[0].name, columns[1].name)
-    if len(times) != len(rows) * len(keys):
-        present = np.zeros((len(rows), len(keys)), dtype=bool)
-        present[row, key] = True
-        i, j = (int(places[0]) for places in np.nonzero(~present))
-        message = f"no row for {columns[0].name} {rows[i]}, {columns[1].name} {keys[j]}; the table must be complete"
-        raise InputError(message, where=str(path))
-    values = np.empty((len(rows), len(keys)))
-    values[row, key] = times
-    return Grid(rows, keys, values)
+    first, second, times = (column.name for column in columns)
+    return complete_grid(read_table(path, columns), first, second, times)

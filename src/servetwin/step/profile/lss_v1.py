@@ -9,11 +9,11 @@ from typing import Any
 from servetwin.core.errors import InputError
 from servetwin.core.fields import read_document
 from servetwin.step.profile.csv_table import Column, read_table
-from servetwin.step.profile.curves import curves_by_layer
+from servetwin.step.profile.curves import curves_by_layer, joint_attention
 from servetwin.step.profile.folders import degree_folder, degrees
 from servetwin.step.profile.layers import DENSE, PER_SEQUENCE, TP_STABLE, check_layers
 from servetwin.step.profile.lss_serial import read_serial
-from servetwin.step.profile.tables import Bins, Curve, JointAttention, Profile, SkewTable
+from servetwin.step.profile.tables import Bins, Curve, Profile, SkewTable
 
 _DENSE = (Column("layer", "text"), Column("tokens", "count", 1), Column("time_us", "us"))
 _PER_SEQUENCE = (Column("layer", "text"), Column("sequences", "count", 1), Column("time_us", "us"))
@@ -58,22 +58,11 @@ def read_lss_v1(folder: Path, tensor_parallel_size: int) -> Profile:
         tensor_parallel_size=tensor_parallel_size,
         dense=_curves(own, whole, "dense.csv", _DENSE, "tokens", DENSE),
         per_sequence=_curves(own, whole, "per_sequence.csv", _PER_SEQUENCE, "sequences", PER_SEQUENCE),
-        attention=read_joint_attention(own / "attention.csv"),
+        attention=joint_attention(read_table(own / "attention.csv", _ATTENTION)),
         skew=_skew(meta, folder, tensor_parallel_size),
         serial=read_serial(own / "skew.csv", meta, tensor_parallel_size) if (own / "skew.csv").is_file() else None,
         token_padding="cuda_graph",
         source=str(folder),
-    )
-
-
-def read_joint_attention(path: Path) -> JointAttention:
-    """Read a table of joint attention times (columns as in LLMServingSim's ``attention.csv``)."""
-    table = read_table(path, _ATTENTION)
-    table.check_distinct("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
-    if not (table["n_decode"] > 0).any():
-        raise InputError("no row with decodes (n_decode above 0)", where=str(path))
-    return JointAttention(
-        table["prefill_chunk"], table["kv_prefill"], table["n_decode"], table["kv_decode"], table["time_us"]
     )
 
 

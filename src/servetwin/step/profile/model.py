@@ -112,7 +112,9 @@ class ProfileStepModel(StepModelBase):
         total = 0
         while len(durations) < max_steps:
             likely = (limit_ns - total) // durations[-1] + 2 if durations else 8
-            part = self._part_of_run(shape, len(durations), max(1, min(max_steps - len(durations), _STEPS_AT_ONCE, likely)))
+            part = self._part_of_run(
+                shape, len(durations), max(1, min(max_steps - len(durations), _STEPS_AT_ONCE, likely))
+            )
             added = sum(part)
             if total + added >= limit_ns:
                 return durations + _until(part, limit_ns - total)
@@ -158,7 +160,9 @@ class ProfileStepModel(StepModelBase):
         found = self._mixed_fixed.get((tokens, sequences))
         if found is None:
             self._limits.check_counts(tokens, sequences)
-            found = self._mixed_fixed[tokens, sequences] = sum(self._fixed_parts(tokens, sequences, mixed=True).values())
+            found = self._mixed_fixed[tokens, sequences] = sum(
+                self._fixed_parts(tokens, sequences, mixed=True).values()
+            )
         return found
 
     def _fixed_parts(self, tokens: int, sequences: int, *, mixed: bool) -> dict[str, float]:
