@@ -78,7 +78,7 @@ class DecodeSheet:
     def _decode_slopes(self) -> Floats:
         """Time per decode beyond the last sample, by context; never falling."""
         if len(self._decodes) < 2:
-            return self._times[-1] / self._decodes[-1]
+            return np.asarray(self._times[-1] / self._decodes[-1])
         base = base_index(self._decodes)
         rise = self._times[-1] - self._times[base]
         return np.maximum.accumulate(rise / (self._decodes[-1] - self._decodes[base]))

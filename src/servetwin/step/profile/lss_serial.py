@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ def read_serial(path: Path, meta: Mapping[Any, Any], tensor_parallel_size: int) 
 
     The rate is the median over the smallest profiled batch whose time such sequences decide (times combine as in
     `LongestRead`). Where splitting ends lies between that batch and the next smaller one; if the multiprocessors and
-    the KV heads are known it follows from FlashAttention's rule, else the middle (geometric) is taken. The times of this
-    file are sums over the profiler's repetitions (compare its ``t_max_us`` with ``attention.csv``).
+    the KV heads are known it follows from FlashAttention's rule, else the middle (geometric) is taken. The times of
+    this file are sums over the profiler's repetitions (compare its ``t_max_us`` with ``attention.csv``).
     """
     table = read_table(path, _COLUMNS, extra=True)
     pure = table["regime"] == "pure"
@@ -71,15 +72,13 @@ def _from_decodes(below: int, above: int, meta: Mapping[Any, Any], tensor_parall
         rule = -(-int(_OCCUPIED * processors) // heads)
         if below < rule <= above:
             return rule
-    return max(1, round((max(1, below) * above) ** 0.5))
+    return max(1, round(math.sqrt(max(1, below) * above)))
 
 
 def _kv_heads(meta: Mapping[Any, Any], tensor_parallel_size: int) -> int | None:
     """Return the KV heads per rank; the file has those of its last degree."""
     try:
-        last = meta["tp_degrees"][-1]
-        return max(
-            1, int(meta["engine_effective"]["hf_overrides"]["num_key_value_heads"]) * last // tensor_parallel_size
-        )
+        heads = int(meta["engine_effective"]["hf_overrides"]["num_key_value_heads"])
+        return max(1, heads * int(meta["tp_degrees"][-1]) // tensor_parallel_size)
     except (KeyError, TypeError, IndexError, ValueError):
         return None

@@ -1,8 +1,9 @@
-"""Importer of LLMServingSim's profile bundles, current format: ``<hardware>/<model>/<variant>/{meta.yaml, tp<N>/*.csv}``."""
+"""Importer of LLMServingSim's profile bundles: ``<hardware>/<model>/<variant>/{meta.yaml, tp<N>/*.csv}``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def read_lss_v1(folder: Path, tensor_parallel_size: int) -> Profile:
 def _curves(
     own: Path, whole: Path, name: str, columns: tuple[Column, ...], counts: str, wanted: tuple[str, ...]
 ) -> dict[str, Curve]:
-    """Read one table; layers that tensor parallelism does not divide come from the ``tp1`` folder where there is one."""
+    """Read one table; layers that every rank computes whole come from the ``tp1`` folder where there is one."""
     curves = curves_by_layer(read_table(own / name, columns), "layer", counts, "time_us")
     hint = " (this is a mixture-of-experts profile, which is not supported)" if (whole / "moe.csv").is_file() else ""
     check_layers(curves, wanted, str(own / name), hint=hint)
@@ -112,7 +113,7 @@ def _bins(axes: Mapping[Any, Any], axis: str, where: str) -> Bins:
     place = f"{where}.bucket_axes.{axis}_bins"
     if not isinstance(edges, list) or not isinstance(labels, list) or len(edges) != len(labels) + 1 or not labels:
         raise InputError("must be a list of edges, one more than there are labels", where=place)
-    if not all(isinstance(edge, int | float) for edge in edges) or any(a >= b for a, b in zip(edges, edges[1:])):
+    if not all(isinstance(edge, int | float) for edge in edges) or any(a >= b for a, b in pairwise(edges)):
         raise InputError("edges must be numbers that ascend", where=place)
     return Bins(tuple(map(float, edges)), tuple(map(str, labels)))
 

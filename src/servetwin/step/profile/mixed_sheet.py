@@ -16,10 +16,11 @@ REFINED_FROM = 128
 class MixedSheet:
     """Time over (chunk, its context, decodes, their mean context), linear in each between samples.
 
-    Cells that were not measured are filled (`grids.fill`): along the contexts first, then along the decodes, so that the
-    cells beside a chunk at the greatest number of decodes follow the last two measured ones. Beyond an axis' end its own
-    last slope goes on: context of the chunk at that chunk's rate, decodes and their context as without a chunk's size. A
-    chunk longer than the longest measured is computed in pieces, each on the context that the ones before it leave.
+    Cells that were not measured are filled (`grids.fill`): along the contexts first, then along the decodes, so that
+    the cells beside a chunk at the greatest number of decodes follow the last two measured ones. Beyond an axis' end
+    its own last slope goes on: context of the chunk at that chunk's rate, decodes and their context as beside the
+    smallest chunk. A chunk longer than the longest measured is computed in pieces, each on the context that the ones
+    before it leave.
     """
 
     def __init__(self, table: JointAttention) -> None:

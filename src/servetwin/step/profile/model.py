@@ -15,7 +15,7 @@ from servetwin.step.profile.limits import Limits
 from servetwin.step.profile.lss_attention import lss_attention
 from servetwin.step.profile.lss_lookup import LssCurve
 from servetwin.step.profile.monotone_curve import MonotoneCurve
-from servetwin.step.profile.options import DEFAULT_HOST_OVERHEAD, HostIo, ModelSizes, ProfileOptions
+from servetwin.step.profile.options import DEFAULT_HOST_OVERHEAD, DEFAULT_OPTIONS, HostIo, ModelSizes, ProfileOptions
 from servetwin.step.profile.padding import padding
 from servetwin.step.profile.skew import LongestRead, LssSkew, NoSkew, SkewRule
 from servetwin.step.profile.tables import Profile
@@ -55,7 +55,7 @@ class ProfileStepModel(StepModelBase):
         profile: Profile,
         sizes: ModelSizes,
         *,
-        options: ProfileOptions = ProfileOptions(),
+        options: ProfileOptions = DEFAULT_OPTIONS,
         collectives: Collectives | None = None,
         host: HostOverhead = DEFAULT_HOST_OVERHEAD,
         host_io: HostIo | None = None,
@@ -181,7 +181,7 @@ class ProfileStepModel(StepModelBase):
         return parts
 
     def breakdown_ns(self, shape: StepShape) -> Mapping[str, float]:
-        """Return the step's time by layer (all blocks together), ``attention``, ``all_reduce``, ``host_io``, ``host``."""
+        """Return the time by layer (all blocks together), ``attention``, ``all_reduce``, ``host_io`` and ``host``."""
         shape = _normalised(shape)
         mixed = bool(shape.prefills)
         parts = self._fixed_parts(shape.num_tokens, shape.num_sequences, mixed=mixed)

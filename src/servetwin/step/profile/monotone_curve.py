@@ -9,7 +9,7 @@ from servetwin.step.profile.tables import Curve
 
 
 class MonotoneCurve:
-    """Linear between samples (their noise smoothed so that none falls), constant below the first, linear above the last.
+    """Linear between samples, smoothed so that none falls; constant below the first, linear above the last.
 
     The slope above is the median slope (Theil and Sen) of the samples in the upper half of the range, not below zero.
     """

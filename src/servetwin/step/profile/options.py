@@ -15,8 +15,8 @@ DEFAULT_HOST_OVERHEAD = HostOverhead(per_step_us=600.0, per_request_us=0.0)
 (Llama-3.1-8B on an RTX PRO 6000); another run (Qwen3-32B on two) agrees."""
 
 EAGER_US_PER_LAYER = 125.0
-"""A step with a prefill chunk is not replayed as one CUDA graph: its attention is launched layer by layer. From the time
-to first token of single requests in the same run (about 4 ms of 32 layers, whatever the chunk's size)."""
+"""A step with a prefill chunk is not replayed as one CUDA graph: its attention is launched layer by layer. From the
+time to first token of single requests in the same run (about 4 ms of 32 layers, whatever the chunk's size)."""
 
 Interpolation = Literal["default", "lss"]
 Skew = Literal["longest", "lss", "none"]
@@ -80,4 +80,5 @@ class ProfileOptions:
     eager_us_per_layer: float = EAGER_US_PER_LAYER
 
 
+DEFAULT_OPTIONS = ProfileOptions()
 LSS_OPTIONS = ProfileOptions("lss", "lss", merge_prefills=True, token_padding="none", eager_us_per_layer=0.0)

@@ -99,7 +99,7 @@ class LongestRead:
 
 
 class LssSkew:
-    """LLMServingSim's correction: a share ``alpha`` of the way from the time at the mean context to that at the longest.
+    """LLMServingSim's correction: a share ``alpha`` of the way from the mean context's time to the longest's.
 
     ``alpha`` comes from a fitted table, by the chunk (only profiled sizes are found, all others get the default), the
     number of decodes, where the mean stands between the extremes, the longest context and the chunk's.

@@ -17,7 +17,7 @@ TokenPadding = Literal["none", "cuda_graph", "power_of_two"]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Times of one layer: ``counts`` (tokens or sequences, ascending, distinct) and ``time_ns``, each of shape ``(n,)``."""
+    """Times of one layer over ``counts`` (tokens or sequences, ascending, distinct), each of shape ``(n,)``."""
 
     counts: Counts
     time_ns: Times
@@ -25,7 +25,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class JointAttention:
-    """Attention measured as one kernel call: one prefill chunk beside decodes of equal length; columns of shape ``(n,)``.
+    """Attention measured as one kernel call, one prefill chunk beside decodes of equal length: columns of ``(n,)``.
 
     ``kv_prefill`` and ``kv_decode`` are tokens whose KV was there before the step (the chunk itself not among them).
     """
@@ -48,7 +48,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class AdditiveAttention:
-    """Attention as the sum of two tables: ``prefill`` over (context, chunk), ``decode`` over (decodes, mean context)."""
+    """The sum of two tables: ``prefill`` over (context, chunk), ``decode`` over (decodes, mean context)."""
 
     prefill: Grid
     decode: Grid
