@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
@@ -98,7 +99,17 @@ def _options(factory: Callable[..., object], given: set[str]) -> Iterator[tuple[
     hints, said = get_type_hints(target), parameter_meanings(factory)
     for name, parameter in inspect.signature(factory).parameters.items():
         if name not in given:
-            yield name, _kind(hints.get(name, Any)), _default(parameter.default), said.get(name, "")
+            yield name, _kind(hints.get(name, Any)), _default(parameter.default), _meaning(factory, name, said)
+
+
+def _meaning(factory: Callable[..., object], name: str, said: dict[str, str]) -> str:
+    """Return what an option means; a text that says "See `Class`" is replaced by that class's own."""
+    text = said.get(name, "")
+    other = re.match(r"See `(\w+)`", text)
+    if other is None:
+        return text
+    inner = parameter_meanings(getattr(sys.modules[factory.__module__], other[1]))
+    return inner.get(name) or "A mapping: " + " ".join(f"`{key}`: {meaning}" for key, meaning in inner.items())
 
 
 def _kind(hint: Any) -> str:

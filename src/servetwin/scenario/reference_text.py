@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -44,6 +45,8 @@ def type_text(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return f"mapping of {type_text(arguments[0])} to {type_text(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _kind_of(annotation) or "mapping"
+    if origin is Mapping:
+        return "mapping"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation))) + _bounds(metadata)
 
 
@@ -86,24 +89,30 @@ def default_text(field: FieldInfo) -> str:
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
     """Return what each field means: its description, else the text under "Attributes" in the class's docstring."""
-    found = dict(_attributes(model.__doc__ or ""))
+    found = dict(_attributes(model))
     return {name: field.description or found.get(name, "") for name, field in model.model_fields.items()}
 
 
 def summary_of(documented: object) -> str:
     """Return the text of a docstring before its first headed section."""
-    text = re.split(r"\n\s*\n\s*\w+\n\s*-{4,}", documented.__doc__ or "")[0]
+    text = re.split(r"\n\n\w+\n-{4,}", _docstring(documented))[0]
     return " ".join(text.split()).replace("``", "`")
 
 
-def _attributes(text: str) -> Iterator[tuple[str, str]]:
+def _docstring(documented: object) -> str:
+    """Return a docstring without its indentation (which Python 3.13 strips itself)."""
+    return inspect.cleandoc(documented.__doc__ or "")
+
+
+def _attributes(documented: object) -> Iterator[tuple[str, str]]:
     """Yield name and text of the entries of a NumPy-style section "Attributes" or "Parameters"."""
-    section = re.search(r"^ *(?:Attributes|Parameters)\n *-+\n(.*?)(?=\n\n *\w+\n *-+\n|\Z)", text, re.S | re.M)
-    for entry in re.finditer(r"^ {4}(\w[\w, ]*)\n((?:^(?: {8}.*)?\n?)+)", section[1] if section else "", re.M):
+    heading = r"^(?:Attributes|Parameters)\n-+\n(.*?)(?=\n\n\w+\n-+\n|\Z)"
+    section = re.search(heading, _docstring(documented), re.S | re.M)
+    for entry in re.finditer(r"^(\w[\w, ]*)\n((?:^(?: {4}.*)?\n?)+)", section[1] if section else "", re.M):
         for name in entry[1].split(","):
             yield name.strip(), " ".join(entry[2].split()).replace("``", "`")
 
 
 def parameter_meanings(factory: object) -> dict[str, str]:
     """Return what each parameter of a factory means, by its docstring."""
-    return dict(_attributes(factory.__doc__ or ""))
+    return dict(_attributes(factory))
