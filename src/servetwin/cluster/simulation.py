@@ -108,7 +108,9 @@ class _Loop:
         ]
         self.events: list[tuple[int, int, int]] = []
         self.releases = Releases(workload, front_end or FrontEnd(), self._release)
-        self._watched = len(specs) > 1 and bool(router.reads - {"block_keys"})
+        several = len(specs) > 1
+        self._watches_steps = several and bool(router.reads & {"waiting", "running", "kv_used_blocks"})
+        self._watches_ends = several and "outstanding" in router.reads
         self._live = self._view()
         self._stale: ClusterView | None = None
         self._stale_ns = 0
@@ -196,8 +198,10 @@ class _Loop:
         end_ns = instance.plan(now_ns, horizon_ns)
         if end_ns is not None:
             heapq.heappush(self.events, (end_ns, STEP, number))
-        if self._watched:
+        if self._watches_steps:
             self._look_at(number)
+        elif finished and self._watches_ends:
+            self._live.outstanding[number] -= len(finished)
         if self.check_invariants:
             check_instance(instance, self.specs[number].name)
 
@@ -237,8 +241,10 @@ class _Loop:
         event_ns = instance.notice(now_ns)
         if event_ns is not None:
             heapq.heappush(self.events, (event_ns, STEP, number))
-        if self._watched:
+        if self._watches_steps:
             self._look_at(number)
+        elif self._watches_ends:
+            self._live.outstanding[number] += 1
 
     def _reject(self, row: int, reason: str, now_ns: int) -> None:
         rejected = [row, *self.releases.after_rejection(row, now_ns)]

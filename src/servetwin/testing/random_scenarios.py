@@ -65,7 +65,8 @@ def random_scenario(seed: int) -> RandomScenario:
     """Return the random scenario number ``seed``."""
     rng = np.random.default_rng(seed)
     workload = _workload(rng)
-    instances = _instances(rng)
+    longest = int((workload.prompt_tokens + workload.output_tokens).max())
+    instances = _instances(rng, longest)
     names = sorted(name for name in routers.names())
     name = names[int(rng.integers(len(names)))]
     staleness_ns = int(rng.choice([0, 0, 50, 3000]))
@@ -127,12 +128,12 @@ def _tokens(rng: np.random.Generator, lengths: NDArray[np.int64]) -> list[list[i
     return sequences
 
 
-def _instances(rng: np.random.Generator) -> list[InstanceSpec]:
+def _instances(rng: np.random.Generator, longest: int) -> list[InstanceSpec]:
     count = int(rng.choice([1, 1, 2, 3, 5]))
     alike = rng.random() < 0.6
     specs: list[InstanceSpec] = []
     for i in range(count):
-        like = specs[0] if specs and alike else _instance(rng, i)
+        like = specs[0] if specs and alike else _instance(rng, i, longest)
         specs.append(
             InstanceSpec(
                 f"pool-{i}", "pool", "none", like.model, like.settings, like.scheduler, like.ordering, like.step_model
@@ -141,17 +142,21 @@ def _instances(rng: np.random.Generator) -> list[InstanceSpec]:
     return specs
 
 
-def _instance(rng: np.random.Generator, number: int) -> InstanceSpec:
+def _instance(rng: np.random.Generator, number: int, longest: int) -> InstanceSpec:
     kinds = schedulers.names()
     scheduler = schedulers.get(str(rng.choice(["vllm", "vllm", *kinds])))()
     ordering = orderings.get(str(rng.choice(["fcfs", *orderings.names()])))()
     block_size = int(rng.choice([1, 2, 3, 4, 8, 16]))
     budget = int(rng.choice([1, 3, 8, 16, 64, 200]))
     chunked = bool(rng.random() < 0.7) and type(scheduler).__name__ == "VllmScheduler"
-    longest = 200 if chunked else min(200, budget)
+    if not chunked and rng.random() < 0.8:
+        budget = max(budget, longest)
+    fits = longest if rng.random() < 0.9 else int(rng.integers(1, longest + 1))
+    needed = -(-longest // block_size)
+    roomy = rng.random() < 0.3
     settings = EngineSettings(
-        num_blocks=int(rng.integers(1, 60)) if rng.random() < 0.6 else 400,
-        max_model_len=longest if rng.random() < 0.8 else min(longest, 40),
+        num_blocks=400 if roomy else int(rng.integers(max(1, needed - 1), 3 * needed + 2)),
+        max_model_len=fits if chunked else min(fits, budget),
         max_num_seqs=int(rng.choice([1, 2, 4, 8, 32])),
         max_num_batched_tokens=budget,
         block_size=block_size,

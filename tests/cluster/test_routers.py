@@ -1,0 +1,100 @@
+"""Routers: who gets a request."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servetwin.cluster import routers as _routers  # noqa: F401 (fills the registry)
+from servetwin.cluster.base import ClusterView, RequestView, routers
+from servetwin.core.errors import InputError
+
+
+def view(waiting: list[int], running: list[int], kv_used: list[int] | None = None) -> ClusterView:
+    """Return a view of instances with 100 KV blocks and 10 seats each."""
+    w, r = np.array(waiting, dtype=np.int64), np.array(running, dtype=np.int64)
+    used = np.array(kv_used or [0] * len(w), dtype=np.int64)
+    return ClusterView(w, r, w + r, used, np.full(len(w), 100), np.full(len(w), 10))
+
+
+def request(row: int = 0, session: str | None = None, keys: tuple[int, ...] = ()) -> RequestView:
+    """Return a request as a router sees it."""
+    return RequestView(row, 0, 10, session, None, 0, keys)
+
+
+def everyone(seen: ClusterView) -> np.ndarray:  # type: ignore[type-arg]
+    """Return all instances as candidates."""
+    return np.arange(len(seen.waiting))
+
+
+@pytest.mark.parametrize("name", routers.names())
+@given(data=st.data())
+def test_every_router_chooses_a_candidate_and_repeats_itself(name: str, data: st.DataObject) -> None:
+    """Whatever the view, the choice is a candidate, and a router with the same seed and history chooses the same."""
+    n = data.draw(st.integers(1, 6))
+    counts = st.lists(st.integers(0, 50), min_size=n, max_size=n)
+    candidates = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(sorted)))
+    calls = data.draw(st.lists(st.tuples(counts, counts, counts, st.sampled_from([None, "a", "b"])), max_size=8))
+    one, other = routers.get(name)(seed=4), routers.get(name)(seed=4)
+    for row, (waiting, running, used, session) in enumerate(calls):
+        seen, asked = view(waiting, running, used), request(row, session, (1, 2, row))
+        chosen = one.choose(asked, seen, candidates)
+        assert chosen in candidates
+        assert chosen == other.choose(asked, seen, candidates)
+
+
+def test_round_robin_takes_turns() -> None:
+    """Each candidate in turn."""
+    seen, router = view([0, 0, 0], [0, 0, 0]), routers.get("round_robin")()
+    assert [router.choose(request(), seen, everyone(seen)) for _ in range(4)] == [0, 1, 2, 0]
+
+
+def test_load_weighs_waiting_four_times_and_turns_on_ties() -> None:
+    """LLMServingSim's rule: (4 x waiting + running) / max_num_seqs, equals from one behind the last choice."""
+    seen, router = view([1, 0, 0], [0, 3, 3]), routers.get("load")()
+    assert [router.choose(request(), seen, everyone(seen)) for _ in range(3)] == [1, 2, 1]
+
+
+def test_least_kv_goes_by_the_share_in_use() -> None:
+    """Room counts, not the number of requests."""
+    seen = view([0, 9], [0, 9], [50, 40])
+    assert routers.get("least_kv")().choose(request(), seen, everyone(seen)) == 1
+
+
+def test_power_of_two_never_takes_the_busiest_of_two() -> None:
+    """With two candidates both are drawn, so the less loaded one is always taken."""
+    seen, router = view([5, 1], [0, 0]), routers.get("power_of_two")(seed=2)
+    assert {router.choose(request(), seen, everyone(seen)) for _ in range(50)} == {1}
+
+
+def test_random_reaches_everyone() -> None:
+    """All candidates are chosen sooner or later."""
+    seen, router = view([0] * 4, [0] * 4), routers.get("random")(seed=2)
+    assert {router.choose(request(), seen, everyone(seen)) for _ in range(200)} == {0, 1, 2, 3}
+
+
+def test_sessions_stay_where_they_began() -> None:
+    """Later turns go where the first went, however loads change."""
+    router = routers.get("session_affinity")()
+    first, later = view([0, 1], [0, 0]), view([9, 0], [0, 0])
+    assert router.choose(request(0, "s"), first, everyone(first)) == 0
+    assert router.choose(request(1, "s"), later, everyone(later)) == 0
+    assert router.choose(request(2, "t"), later, everyone(later)) == 1
+
+
+def test_prefix_aware_follows_the_longest_prefix_until_it_is_too_busy() -> None:
+    """The instance that got the prefix before is preferred, unless it is far busier than the others."""
+    router = routers.get("prefix_aware")(imbalance=4)
+    idle, busy = view([0, 0], [0, 0]), view([9, 0], [0, 0])
+    assert router.choose(request(0, None, (1, 2)), idle, everyone(idle)) == 0
+    level = view([1, 0], [0, 0])
+    assert router.choose(request(1, None, (1, 2, 3)), level, everyone(level)) == 0
+    assert router.choose(request(2, None, (1, 2, 3)), busy, everyone(busy)) == 1
+
+
+def test_an_unknown_router_names_the_nearest() -> None:
+    """A typing error is answered with what was probably meant."""
+    with pytest.raises(InputError, match="did you mean 'round_robin'"):
+        routers.get("roundrobin")
