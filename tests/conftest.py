@@ -6,6 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("random", parent=settings.get_profile("repeatable"), derandomize=False)
+settings.load_profile(os.environ.get("SERVETWIN_HYPOTHESIS", "repeatable"))
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
