@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 
 import servetwin
+from servetwin.scenario.yaml_source import parse_yaml
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -23,4 +25,15 @@ def test_example_scenarios_run(path: Path) -> None:
 def test_example_programs_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A program of the examples runs to its end and prints something."""
     runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def test_the_readme_is_true(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scenario and the program in the README run as they stand there."""
+    text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    (scenario,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert servetwin.simulate(parse_yaml(scenario, "README.md").data).summary["requests"]["completed"] == 1000
+    monkeypatch.chdir(EXAMPLES.parent)
+    exec(program, {})
     assert capsys.readouterr().out

@@ -104,7 +104,7 @@ def test_another_table_is_not_overwritten(tmp_path: Path) -> None:
 def test_too_many_points() -> None:
     """A product of more points than anyone means is refused before it is built."""
     many = list(range(1, 400))
-    with pytest.raises(InputError, match="at most 100,000"):
+    with pytest.raises(InputError, match="at most 10,000"):
         points(seed=many, cluster__a__replicas=many)
 
 

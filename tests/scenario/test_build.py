@@ -170,6 +170,15 @@ def test_front_end(small: dict[str, Any]) -> None:
     assert built(small, front_end={"request_us": 1.5}).front_end == FrontEnd(request_ns=1500, response_ns=0)
 
 
+def test_a_device_that_nobody_needs_is_only_named(small: dict[str, Any]) -> None:
+    """Where nothing needs the data sheet an unknown device is no error, but it is told, with the nearest match."""
+    small["cluster"][0]["hardware"] = {"device": "H100-SXN"}
+    notices = servetwin.simulate(small).summary["notices"]
+    assert len(notices) == 1
+    assert "unknown device 'H100-SXN'; did you mean 'H100-SXM'?" in notices[0]
+    assert built(small, cluster__chat__hardware={"device": "H100-SXM"}).notices == []
+
+
 class LastInstance:
     """A router from Python: always the last candidate."""
 

@@ -73,7 +73,7 @@ def check(scenario: ScenarioFile, sets: Sets = None, seed: Seed = None, as_json:
         f"workload: {workload['requests']:,} requests, {workload['prompt_tokens']:,} prompt tokens, "
         f"{workload['output_tokens']:,} output tokens"
     )
-    for notice in workload["notices"]:
+    for notice in facts["notices"]:
         typer.echo(f"note: {notice}")
     print_table([_pool_row(name, pool) for name, pool in facts["pools"].items()])
 

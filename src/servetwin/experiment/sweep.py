@@ -15,7 +15,7 @@ from servetwin.experiment.sweep_table import read_rows, write_rows
 from servetwin.scenario.load import LoadedScenario, load_scenario
 from servetwin.scenario.resolved import scenario_hash
 
-MAX_POINTS = 100_000
+MAX_POINTS = 10_000
 TABLE = "sweep.csv"
 
 Row = dict[str, str]
@@ -71,7 +71,8 @@ def run_sweep(
     points
         See `sweep_points`.
     folder
-        Where ``sweep.csv`` is written, after each point.
+        Where ``sweep.csv`` is written, after each point; it holds the points of the last sweep, and of earlier ones
+        only those that were asked again.
     jobs
         Processes that simulate points at the same time.
     progress

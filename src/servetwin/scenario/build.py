@@ -48,6 +48,14 @@ class Deployment:
         """The scenario."""
         return self.loaded.scenario
 
+    @property
+    def notices(self) -> list[str]:
+        """What a user should know before anything runs, each said once."""
+        said = [*self.workload.notices, *(notice for replica in self.replicas for notice in replica.notices)]
+        for spec in self.instances:
+            said += spec.step_model.notices
+        return list(dict.fromkeys(said))
+
 
 def build(loaded: LoadedScenario) -> Deployment:
     """Resolve a scenario: read its files, find its implementations, work out its memory.

@@ -91,6 +91,18 @@ class Replica:
 
         return load_device(self.hardware.device, relative_to=self.folder, where=f"{self.where}.hardware.device")
 
+    @property
+    def notices(self) -> list[str]:
+        """What a user should know: a device that nothing looked up, and that does not exist, may be misspelt."""
+        if self.pool.hardware is None:
+            return []
+        try:
+            self.device  # noqa: B018
+        except InputError as error:
+            known = str(error).partition(". Allowed:")[0]
+            return [f"{known}. Nothing here needs its data sheet, so the name is only shown"]
+        return []
+
     @cached_property
     def link(self) -> Link | None:
         """The link between the accelerators: as given, else the device's; None for a single one."""

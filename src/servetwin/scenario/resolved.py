@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,19 @@ def _replace_paths(value: Any, folder: Path) -> None:
 
 
 def _digest(path: Path) -> str:
+    """Return a digest of a file, or of all files below a folder, by their names and contents."""
     digest = hashlib.sha256()
     for file, name in _files(path):
-        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
+        status = file.stat()
+        digest.update(f"{name}\0{_file_digest(file, status.st_size, status.st_mtime_ns)}\0".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(file: Path, size: int, changed_ns: int) -> str:
+    """Return the digest of a file's content; size and time of change make a changed file another key."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _files(path: Path) -> Iterator[tuple[Path, str]]:
@@ -77,8 +84,8 @@ def resolved_facts(deployment: Deployment) -> dict[str, Any]:
             "requests": len(workload),
             "prompt_tokens": int(workload.prompt_tokens.sum()),
             "output_tokens": int(workload.output_tokens.sum()),
-            "notices": list(workload.notices),
         },
+        "notices": deployment.notices,
         "pools": {replica.pool.name: _pool_facts(replica) for replica in deployment.replicas},
     }
 

@@ -63,6 +63,7 @@ def simulate(
         check_invariants=check_invariants,
         progress=progress,
     )
+    outcome.notices += [notice for notice in deployment.notices if notice not in outcome.notices]
     return Result(outcome, deployment.metric_options, _info(deployment, time.perf_counter() - started))
 
 
