@@ -68,9 +68,9 @@ def _main(
 
 
 def _mount() -> None:
-    from servetwin.cli import catalogue, importers, run, start, sweep, validate, workload
+    from servetwin.cli import accuracy, catalogue, importers, run, start, sweep, validate, workload
 
-    for module in (run, start, sweep, workload, catalogue, importers, validate):
+    for module in (run, start, sweep, workload, catalogue, importers, validate, accuracy):
         module.mount(app)
 
 
