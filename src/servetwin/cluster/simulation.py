@@ -116,6 +116,7 @@ class _Loop:
         self._stale_ns = 0
         self._candidates: dict[str | None, NDArray[np.int64]] = {}
         self._now_ns = 0
+        self._stepped_ns, self._stepped = -1, -1
 
     # The loop -------------------------------------------------------------------------------------------------
 
@@ -191,6 +192,7 @@ class _Loop:
 
     def _step(self, number: int, now_ns: int, horizon_ns: int) -> None:
         instance = self.instances[number]
+        self._stepped_ns, self._stepped = now_ns, number
         finished = instance.complete(now_ns)
         if finished and self.releases.any:
             for request in finished:
@@ -238,7 +240,8 @@ class _Loop:
         if instance.settings.enable_prefix_caching:
             request.keys = self.contents.block_keys(row, instance.settings.block_size)
         instance.waiting.push(request)
-        event_ns = instance.notice(now_ns)
+        passed = self._stepped_ns == now_ns and number < self._stepped
+        event_ns = instance.notice(now_ns, boundary_passed=passed)
         if event_ns is not None:
             heapq.heappush(self.events, (event_ns, STEP, number))
         if self._watches_steps:

@@ -112,8 +112,15 @@ class Instance:
             return (arrival_ns, row)
         return (*self.ordering.key(arrival_ns, priority, prompt_tokens), row)
 
-    def notice(self, now_ns: int) -> int | None:
-        """Return the new time of the instance's next event if an arrival changes it, else None."""
+    def notice(self, now_ns: int, *, boundary_passed: bool = False) -> int | None:
+        """Return the new time of the instance's next event if an arrival changes it, else None.
+
+        Parameters
+        ----------
+        boundary_passed
+            Whether a step that ends at ``now_ns`` has ended already: the arrival was released, at the same instant, by
+            an instance that is served after this one.
+        """
         if not self.busy:
             self.busy = True
             self._ends_ns = ()
@@ -121,7 +128,7 @@ class Instance:
             return self.next_event_ns
         if self._deaf:
             return None
-        return self.cut(now_ns)
+        return self.cut(now_ns + 1 if boundary_passed else now_ns)
 
     def _wake_ns(self, now_ns: int) -> int:
         poll = self.settings.idle_poll_ns

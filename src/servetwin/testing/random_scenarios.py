@@ -76,10 +76,11 @@ def random_scenario(seed: int) -> RandomScenario:
 
 
 def _workload(rng: np.random.Generator) -> Workload:
-    n = int(rng.integers(1, 28))
-    prompt_tokens = rng.integers(1, int(rng.choice([6, 20, 40])) + 1, size=n)
-    output_tokens = rng.integers(1, int(rng.choice([2, 10, 30])) + 1, size=n)
-    span = int(rng.choice([1, 200, 4000, 40_000]))
+    crowd = rng.random() < 0.2  # many short requests at once: more decodes than a small budget has tokens
+    n = int(rng.integers(20, 40) if crowd else rng.integers(1, 28))
+    prompt_tokens = rng.integers(1, int(4 if crowd else rng.choice([6, 20, 40])) + 1, size=n)
+    output_tokens = rng.integers(1, int(6 if crowd else rng.choice([2, 10, 30])) + 1, size=n)
+    span = int(1 if crowd else rng.choice([1, 200, 4000, 40_000]))
     arrival_ns = np.sort(rng.integers(0, span, size=n))
     workload = Workload(arrival_ns, prompt_tokens, output_tokens)
     workload.priority = rng.integers(0, 3, size=n) if rng.random() < 0.5 else None
@@ -157,7 +158,7 @@ def _instance(rng: np.random.Generator, number: int, longest: int) -> InstanceSp
     settings = EngineSettings(
         num_blocks=400 if roomy else int(rng.integers(max(1, needed - 1), 3 * needed + 2)),
         max_model_len=fits if chunked else min(fits, budget),
-        max_num_seqs=int(rng.choice([1, 2, 4, 8, 32])),
+        max_num_seqs=int(rng.choice([1, 2, 4, 8, 32, 32])),
         max_num_batched_tokens=budget,
         block_size=block_size,
         enable_chunked_prefill=chunked,
