@@ -45,7 +45,7 @@ bench: $(VENV)/.runtime
 	$(BIN)/python -m servetwin.experiment.bench
 
 accuracy: $(VENV)/.runtime
-	$(BIN)/python -m servetwin.calibrate.accuracy
+	$(BIN)/servetwin accuracy
 
 docs: $(VENV)/.runtime
 	$(BIN)/python -m servetwin.scenario.reference docs/scenario.md

@@ -76,7 +76,7 @@ def _registry(find: Callable[[], Registry[Any]]) -> Callable[[], list[Row]]:
 
 
 def _first_line(factory: Callable[..., object]) -> str:
-    return (factory.__doc__ or "").strip().split("\n")[0]
+    return (factory.__doc__ or "").strip().split("\n")[0].replace("``", "")
 
 
 def _routers() -> Registry[Any]:
