@@ -91,9 +91,3 @@ def write_page(reference: Path, path: Path = PAGE) -> list[CaseResult]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(accuracy_page(results), encoding="utf-8")
     return results
-
-
-if __name__ == "__main__":
-    from servetwin.cli.accuracy import main
-
-    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,14 +28,3 @@ def accuracy(
         for check in result.missed:
             typer.echo(f"    missed: {check.metric} {check.statistic}: {check.error:+.2f} {check.error_unit}")
     typer.echo(f"wrote {output}")
-
-
-def main() -> None:
-    """Run the command alone (``python -m servetwin.calibrate.accuracy``)."""
-    from servetwin.core.errors import ServetwinError
-
-    try:
-        typer.run(accuracy)
-    except ServetwinError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
