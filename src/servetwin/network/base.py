@@ -21,6 +21,8 @@ class Link:
         Of one direction.
     latency_ns
         Of one message: everything that does not depend on its size.
+    operation_ns
+        Of one collective, whatever its size and its ranks: its kernel's start, and waiting for the last rank to come.
 
     Raises
     ------
@@ -30,12 +32,15 @@ class Link:
 
     bandwidth_bytes_per_s: float
     latency_ns: float
+    operation_ns: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.bandwidth_bytes_per_s) and self.bandwidth_bytes_per_s > 0):
             raise InputError(f"a link's bandwidth must be above 0 bytes/s, got {self.bandwidth_bytes_per_s!r}")
         if not (math.isfinite(self.latency_ns) and self.latency_ns >= 0):
             raise InputError(f"a link's latency must be at least 0 ns, got {self.latency_ns!r}")
+        if not (math.isfinite(self.operation_ns) and self.operation_ns >= 0):
+            raise InputError(f"an operation's time must be at least 0 ns, got {self.operation_ns!r}")
 
     def message_ns(self, num_bytes: float) -> float:
         """Return the time of one message of ``num_bytes``, in nanoseconds: latency + size / bandwidth."""

@@ -14,15 +14,17 @@ class Ring:
     """A ring of equal links, every rank sending and receiving at once.
 
     All-reduce is a reduce-scatter and an all-gather: ``2 (N - 1)`` steps, each one message of ``D / N`` bytes
-    (Patarasuk and Yuan, 2009).
+    (Patarasuk and Yuan, 2009), after the operation's own start.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
     def all_reduce_ns(self, num_bytes: float, ranks: int) -> float:
-        """Return ``2 (N - 1) (latency + D / N / bandwidth)``, in nanoseconds."""
-        return 2 * (ranks - 1) * self._link.message_ns(num_bytes / ranks)
+        """Return ``operation + 2 (N - 1) (latency + D / N / bandwidth)``, in nanoseconds; 0 for one rank."""
+        if ranks == 1:
+            return 0.0
+        return self._link.operation_ns + 2 * (ranks - 1) * self._link.message_ns(num_bytes / ranks)
 
 
 @collectives.register("lss_ring")

@@ -8,14 +8,20 @@ from servetwin.core.errors import unknown_name
 from servetwin.core.units import GB
 from servetwin.network.base import Link
 
-# Latency of one message of a ring. NCCL's own tuning model (src/graph/tuning.cc; ring, protocol Simple) has 8.4 us per
-# operation and, per step, 3.4 us over NVLink, 5.7 us over PCIe, 14.0 us over a network. It is fitted to operations that
-# run back to back; between a model's kernels each also starts and ends a kernel and waits for ranks that do not arrive
-# together: 4.2 us. We charge per message, so both are spread over the two messages of the smallest ring (two ranks).
-_OPERATION_US = 8.4 + 4.2
-_NVLINK_NS = 1000 * (_OPERATION_US / 2 + 3.4)
-_PCIE_NS = 1000 * (_OPERATION_US / 2 + 5.7)
-_NETWORK_NS = 1000 * (_OPERATION_US / 2 + 14.0)
+# NCCL's own tuning model (src/graph/tuning.cc; ring, protocol LL, the one for small messages) has 6.6 us per operation
+# and, per step, 0.6 us over NVLink, 1.0 us over PCIe, 5.0 us over a network; fitted to operations back to back.
+#
+# Over NVLink vLLM does not call NCCL for small messages: its own kernel reads the peers' memory, in 4 to 10 us on four
+# ranks, much of which kernels beside it hide; we charge the steps and no operation.
+#
+# Over PCIe and networks NCCL is called between a model's kernels: it starts a kernel, passes data through host memory
+# and waits for ranks that do not arrive together. Published times of small all-reduces over PCIe inside CUDA graphs
+# are 15 to 25 us for two to four ranks, and 36 us for sixteen. In a server an all-reduce of two ranks takes 32 us
+# beyond its bytes, whatever their number: so say decode steps of vLLM 0.19 on two RTX PRO 6000 (Qwen3-32B, beside the
+# same steps of Llama-3.1-8B on one), and so the operation is set.
+_NVLINK_NS, _NVLINK_OPERATION_NS = 600.0, 0.0
+_PCIE_NS, _PCIE_OPERATION_NS = 1_000.0, 30_000.0
+_NETWORK_NS, _NETWORK_OPERATION_NS = 5_000.0, 30_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +35,24 @@ class LinkClass:
 
 def _nvlink(name: str, gb_per_s: float, device: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s per direction, {device} data sheet"
-    return LinkClass(
-        name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: NCCL's tuning model (NVLink) and a kernel's start"
-    )
+    return LinkClass(name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: one-kernel all-reduce, per message")
 
 
 def _other(name: str, gb_per_s: float, device: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s per direction, {device}"
-    return LinkClass(name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: no published figure, taken as NVLink's")
+    link = Link(gb_per_s * GB, _NVLINK_NS, _NVLINK_OPERATION_NS)
+    return LinkClass(name, link, f"{rate}; latency: no published figure, taken as NVLink's")
 
 
 def _pcie(name: str, gb_per_s: float, raw: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s: {raw}, less packet headers (about 80 % of it)"
-    return LinkClass(
-        name, Link(gb_per_s * GB, _PCIE_NS), f"{rate}; latency: NCCL's tuning model (PCI) and a kernel's start"
-    )
+    link = Link(gb_per_s * GB, _PCIE_NS, _PCIE_OPERATION_NS)
+    return LinkClass(name, link, f"{rate}; latency: NCCL's tuning model, PCI, and an operation's start in a server")
 
 
 def _network(name: str, gb_per_s: float, raw: str) -> LinkClass:
-    return LinkClass(
-        name, Link(gb_per_s * GB, _NETWORK_NS), f"{raw}; latency: NCCL's tuning model (network) and a kernel's start"
-    )
+    link = Link(gb_per_s * GB, _NETWORK_NS, _NETWORK_OPERATION_NS)
+    return LinkClass(name, link, f"{raw}; latency: NCCL's tuning model, network, and an operation's start as over PCIe")
 
 
 LINK_CLASSES: dict[str, LinkClass] = {

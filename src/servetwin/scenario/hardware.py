@@ -115,8 +115,10 @@ class Replica:
         if bandwidth is not None and given.latency_ns is not None:
             return Link(bandwidth, given.latency_ns)
         default = self._default_link
-        latency = default.latency_ns if given.latency_ns is None else given.latency_ns
-        return Link(default.bandwidth_bytes_per_s if bandwidth is None else bandwidth, latency)
+        bandwidth = default.bandwidth_bytes_per_s if bandwidth is None else bandwidth
+        if given.latency_ns is not None:
+            return Link(bandwidth, given.latency_ns)
+        return Link(bandwidth, default.latency_ns, default.operation_ns)
 
     @property
     def _default_link(self) -> Link:
@@ -127,8 +129,8 @@ class Replica:
         where = f"{self.where}.hardware.link"
         device = self.device
         if device.scale_up is not None:
-            latency_ns = link_class(device.scale_up.link_class, where=where).link.latency_ns
-            return Link(device.scale_up.bandwidth_bytes_per_s, latency_ns)
+            link = link_class(device.scale_up.link_class, where=where).link
+            return Link(device.scale_up.bandwidth_bytes_per_s, link.latency_ns, link.operation_ns)
         if device.pcie is not None:
             return link_class(device.pcie.link_class, where=where).link
         raise InputError(f"{device.name} has no known link; give bandwidth_gb_per_s and latency_ns", where=where)
