@@ -49,7 +49,11 @@ class LinkOptions(Options):
         description="Bandwidth per direction, 10^9 bytes per second; default: the device's own link.",
     )
     latency_ns: float | None = Field(
-        None, ge=0, le=1e9, description="Latency of one hop; default: that of the device's link class."
+        None,
+        ge=0,
+        le=1e9,
+        description="Latency of one hop, and all there is beside the bytes; "
+        "default: that of the device's link class, with its time per operation.",
     )
 
 
