@@ -84,8 +84,11 @@ def _path(replica: Replica) -> Path:
     return replica.folder / path
 
 
-def _host(replica: Replica, factory: Callable[..., StepModel]) -> HostOverhead:
-    """Return the host overhead: as given, and the step model's own where only one of its parts is."""
+def _host(replica: Replica, factory: Callable[..., StepModel]) -> HostOverhead | None:
+    """Return the host overhead: as given, the step model's own where only one of its parts is, None for its default."""
+    given = replica.pool.step.host.model_dump(exclude_none=True)
     default = inspect.signature(factory).parameters["host"].default
+    if not given and default is None:
+        return None
     own = default if isinstance(default, HostOverhead) else NO_HOST_OVERHEAD
-    return replace(own, **replica.pool.step.host.model_dump(exclude_none=True))
+    return replace(own, **given)

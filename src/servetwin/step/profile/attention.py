@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from servetwin.step.profile.decode_sheet import DecodeSheet
-from servetwin.step.profile.grids import Floats, base_index, fill, monotone, trimmed_length
+from servetwin.step.profile.grids import Floats, base_index, fill, monotone, trimmed_length, without_holes
 from servetwin.step.profile.mixed_sheet import MixedSheet, place
 from servetwin.step.profile.tables import AdditiveAttention, Counts, Grid, JointAttention
 
@@ -43,14 +43,17 @@ class _Decodes:
 
     serial_ns_per_token = 0.0
 
-    def __init__(self, sheet: DecodeSheet) -> None:
+    def __init__(self, sheet: DecodeSheet, more_context: int = 0) -> None:
         self._sheet = sheet
+        self._more_context = more_context
 
     def decode_ns(self, decodes: int, kv_tokens: int) -> float:
-        return self._sheet.curve(decodes).at(kv_tokens) if decodes else 0.0
+        """See `AttentionTimes`."""
+        return self._sheet.curve(decodes).at(kv_tokens + decodes * self._more_context) if decodes else 0.0
 
     def decode_run_ns(self, decodes: int, kv_tokens: int, count: int) -> Sequence[float]:
-        return self._sheet.curve(decodes).run(kv_tokens, decodes, count)
+        """See `AttentionTimes`."""
+        return self._sheet.curve(decodes).run(kv_tokens + decodes * self._more_context, decodes, count)
 
 
 class JointTimes(_Decodes):
@@ -106,13 +109,15 @@ def _decode_sheet(table: JointAttention) -> DecodeSheet:
 class AdditiveTimes(_Decodes):
     """From two tables: the sum over the chunks, and the decodes.
 
-    Ends at which a table is constant (fits that clamp, as random forests do) are cut and continued by physics.
+    Ends at which a table is constant (fits that clamp, as random forests do) are cut, and continued. Each decode reads
+    half a tile more than its context on average.
     """
 
     def __init__(self, table: AdditiveAttention) -> None:
         decode = table.decode
         kept = trimmed_length(decode.time_ns, 0)
-        super().__init__(DecodeSheet(decode.first[:kept], decode.second, monotone(decode.time_ns[:kept])))
+        values = monotone(without_holes(decode.time_ns[:kept], 1))
+        super().__init__(DecodeSheet(decode.first[:kept], decode.second, values), table.context_tile // 2)
         self._prefill = _PrefillSheet(table.prefill)
         self.ends = {
             "chunk": self._prefill.last_chunk,
@@ -129,7 +134,11 @@ class AdditiveTimes(_Decodes):
 
 
 class _PrefillSheet:
-    """A monotone table over (context, chunk)."""
+    """A monotone table over (context, chunk).
+
+    Beyond the longest chunk the cost goes on at its mean rate so far, which a convex cost never falls below; beyond the
+    longest context each chunk goes on along its own last slope.
+    """
 
     def __init__(self, grid: Grid) -> None:
         kept = trimmed_length(grid.time_ns, 1)
@@ -152,8 +161,9 @@ class _PrefillSheet:
 
     def at(self, chunk: int, context: int) -> float:
         if chunk > self.last_chunk:
-            piece = self.last_chunk
-            return self.at(piece, context) - self.floor + self.at(chunk - piece, context + piece)
+            longest = self.at(self.last_chunk, context)
+            rate = (longest - self.at(0, context)) / (self.last_chunk - self._chunk_list[0] or 1)
+            return longest + rate * (chunk - self.last_chunk)
         i, t_context = place(self._context_list, context)
         j, t_chunk = place(self._chunk_list, chunk)
         time = self._row(i, j, t_chunk)

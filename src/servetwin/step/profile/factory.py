@@ -16,7 +16,6 @@ from servetwin.step.host import HostOverhead
 from servetwin.step.profile.load import load_profile
 from servetwin.step.profile.model import ProfileStepModel
 from servetwin.step.profile.options import (
-    DEFAULT_HOST_OVERHEAD,
     EAGER_US_PER_LAYER,
     HostIo,
     Interpolation,
@@ -34,7 +33,7 @@ def profile_step_model(
     tensor_parallel_size: int = 1,
     collectives: Collectives | None = None,
     dtype: str | None = None,
-    host: HostOverhead = DEFAULT_HOST_OVERHEAD,
+    host: HostOverhead | None = None,
     interpolation: Interpolation = "default",
     skew: Skew = "longest",
     merge_prefills: bool = False,
@@ -55,7 +54,7 @@ def profile_step_model(
     dtype
         Number format of the activations; None: as published.
     host
-        What the host adds to each step.
+        What the host adds to each step; None: what the profile says.
     interpolation, skew, merge_prefills, token_padding, eager_us_per_layer
         See `ProfileOptions`.
     host_io

@@ -95,6 +95,17 @@ def base_index(places: Floats | NDArray[np.int64]) -> int:
     return int(near[-1]) if len(near) else 0
 
 
+def without_holes(values: Floats, axis: int) -> Floats:
+    """Return the table with impossible cells replaced: those below a quarter of the next one along ``axis``.
+
+    Fits leave such holes where they had no data; the nearest sound cell above stands in.
+    """
+    lines = np.moveaxis(values, axis, 0).copy()
+    for i in range(len(lines) - 2, -1, -1):
+        lines[i] = np.where(lines[i] < lines[i + 1] / 4, lines[i + 1], lines[i])
+    return np.moveaxis(lines, 0, axis)
+
+
 def refine(values: Floats, places: NDArray[np.int64], axis: int) -> tuple[Floats, NDArray[np.int64]]:
     """Insert the middle of each step along ``axis`` (where it is a whole number), on the curve through its neighbours.
 

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
+from servetwin.step.host import NO_HOST_OVERHEAD, HostOverhead
 from servetwin.step.profile.csv_table import Column, read_table
 from servetwin.step.profile.curves import complete_grid, curves_by_layer
 from servetwin.step.profile.folders import degree_folder, degrees
 from servetwin.step.profile.layers import check_layers
 from servetwin.step.profile.tables import AdditiveAttention, Curve, Grid, Profile
+
+CONTEXT_TILE = 64
+"""Contexts are rounded up to this in these tables."""
+
+TPU_HOST_OVERHEAD = HostOverhead(per_step_us=200.0)
+"""Of vLLM on a TPU v6e, from the time per output token of one run. Times of GPUs in this format were taken with events
+around each layer and hold the gaps between kernels already."""
 
 _LAYERS = (Column("layer_name", "text"), Column("input", "count", 1), Column("latency(ns)", "ns"))
 _PREFILL = (Column("kv_cache_size", "count"), Column("prefill_chunk_size", "count", 1), Column("prediction", "ns"))
@@ -59,8 +67,10 @@ def read_lss_v0(folder: Path, tensor_parallel_size: int) -> Profile:
         attention=AdditiveAttention(
             _grid(own / "predictions" / "attn_prefill_predictions.csv", _PREFILL),
             _grid(own / "predictions" / "attn_decode_predictions.csv", _DECODE),
+            CONTEXT_TILE,
         ),
         token_padding="power_of_two" if tpu else "none",
+        host=TPU_HOST_OVERHEAD if tpu else NO_HOST_OVERHEAD,
         source=str(folder),
         not_measured=not_measured,
         notices=tuple(notices),

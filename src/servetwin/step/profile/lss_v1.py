@@ -14,6 +14,7 @@ from servetwin.step.profile.curves import curves_by_layer, joint_attention
 from servetwin.step.profile.folders import degree_folder, degrees
 from servetwin.step.profile.layers import DENSE, PER_SEQUENCE, TP_STABLE, check_layers
 from servetwin.step.profile.lss_serial import read_serial
+from servetwin.step.profile.options import VLLM_HOST_OVERHEAD
 from servetwin.step.profile.tables import Bins, Curve, Profile, SkewTable
 
 _DENSE = (Column("layer", "text"), Column("tokens", "count", 1), Column("time_us", "us"))
@@ -63,6 +64,7 @@ def read_lss_v1(folder: Path, tensor_parallel_size: int) -> Profile:
         skew=_skew(meta, folder, tensor_parallel_size),
         serial=read_serial(own / "skew.csv", meta, tensor_parallel_size) if (own / "skew.csv").is_file() else None,
         token_padding="cuda_graph",
+        host=VLLM_HOST_OVERHEAD,
         source=str(folder),
     )
 

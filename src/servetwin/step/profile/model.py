@@ -15,7 +15,7 @@ from servetwin.step.profile.limits import Limits
 from servetwin.step.profile.lss_attention import lss_attention
 from servetwin.step.profile.lss_lookup import LssCurve
 from servetwin.step.profile.monotone_curve import MonotoneCurve
-from servetwin.step.profile.options import DEFAULT_HOST_OVERHEAD, DEFAULT_OPTIONS, HostIo, ModelSizes, ProfileOptions
+from servetwin.step.profile.options import DEFAULT_OPTIONS, HostIo, ModelSizes, ProfileOptions
 from servetwin.step.profile.padding import padding
 from servetwin.step.profile.skew import LongestRead, LssSkew, NoSkew, SkewRule
 from servetwin.step.profile.tables import Profile
@@ -40,7 +40,7 @@ class ProfileStepModel(StepModelBase):
     collectives
         The cost of the two all-reduces per block (after ``o_proj`` and ``down_proj``); needed at a degree above 1.
     host
-        What the host adds to each step.
+        What the host adds to each step; None: what the profile says.
     host_io
         Input ids and sampled ids that pass through host memory; None: hidden, no time.
 
@@ -57,7 +57,7 @@ class ProfileStepModel(StepModelBase):
         *,
         options: ProfileOptions = DEFAULT_OPTIONS,
         collectives: Collectives | None = None,
-        host: HostOverhead = DEFAULT_HOST_OVERHEAD,
+        host: HostOverhead | None = None,
         host_io: HostIo | None = None,
     ) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class ProfileStepModel(StepModelBase):
         self._ranks = profile.tensor_parallel_size
         self._merge = options.merge_prefills
         self._collectives = collectives
-        self._host = host
+        self._host = profile.host if host is None else host
         self._host_io = host_io
         self._set_padding(profile, options)
         self._set_tables(profile, options)

@@ -12,6 +12,7 @@ import yaml
 
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.fields import Fields, read_document
+from servetwin.step.host import NO_HOST_OVERHEAD, HostOverhead
 from servetwin.step.profile.csv_table import Column, read_table
 from servetwin.step.profile.curves import complete_grid, curves_by_layer, joint_attention
 from servetwin.step.profile.folders import degree_folder
@@ -66,6 +67,8 @@ def read_native(folder: Path, tensor_parallel_size: int) -> Profile:
     if padding not in PADDINGS:
         raise fields.error("token_padding", f"must be one of {', '.join(PADDINGS)}, got {padding!r}")
     not_measured = _not_measured(fields)
+    host = _host(fields)
+    tile = fields.integer("context_tile", 1)
     fields.refuse_others()
     own = degree_folder(folder, tensor_parallel_size)
     return Profile(
@@ -74,9 +77,10 @@ def read_native(folder: Path, tensor_parallel_size: int) -> Profile:
         tensor_parallel_size=tensor_parallel_size,
         dense=_curves(own / "dense.csv", _DENSE, "tokens", DENSE, not_measured),
         per_sequence=_curves(own / "per_sequence.csv", _PER_SEQUENCE, "sequences", PER_SEQUENCE, not_measured),
-        attention=_attention(own),
+        attention=_attention(own, tile),
         serial=_serial(own / "serial_read.csv"),
         token_padding=cast(TokenPadding, padding),
+        host=host,
         source=str(folder),
         not_measured=not_measured,
     )
@@ -107,7 +111,16 @@ def _curves(
     return curves
 
 
-def _attention(folder: Path) -> JointAttention | AdditiveAttention:
+def _host(fields: Fields) -> HostOverhead:
+    if "host" not in fields:
+        return NO_HOST_OVERHEAD
+    host = fields.child("host")
+    values = {name: host.number(name) for name in ("per_step_us", "per_request_us") if name in host}
+    host.refuse_others()
+    return HostOverhead(**values)
+
+
+def _attention(folder: Path, context_tile: int) -> JointAttention | AdditiveAttention:
     """Read ``attention.csv``, or ``attention_prefill.csv`` and ``attention_decode.csv``."""
     joint = folder / "attention.csv"
     parts = folder / "attention_prefill.csv", folder / "attention_decode.csv"
@@ -119,6 +132,7 @@ def _attention(folder: Path) -> JointAttention | AdditiveAttention:
     return AdditiveAttention(
         complete_grid(read_table(parts[0], _PREFILL), "kv_prefill", "prefill_chunk", "time_us"),
         complete_grid(read_table(parts[1], _DECODE), "num_decodes", "kv_decode", "time_us"),
+        context_tile,
     )
 
 
@@ -164,6 +178,11 @@ def _manifest(profile: Profile) -> dict[str, Any]:
         "model": profile.model,
         "token_padding": profile.token_padding,
     }
+    host = {"per_step_us": profile.host.per_step_us, "per_request_us": profile.host.per_request_us}
+    if any(host.values()):
+        manifest["host"] = {name: value for name, value in host.items() if value}
+    if isinstance(profile.attention, AdditiveAttention) and profile.attention.context_tile > 1:
+        manifest["context_tile"] = profile.attention.context_tile
     if profile.not_measured:
         manifest["not_measured"] = dict(profile.not_measured)
     return manifest

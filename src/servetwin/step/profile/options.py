@@ -10,7 +10,7 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import NS_PER_S
 from servetwin.step.host import HostOverhead
 
-DEFAULT_HOST_OVERHEAD = HostOverhead(per_step_us=600.0, per_request_us=0.0)
+VLLM_HOST_OVERHEAD = HostOverhead(per_step_us=600.0, per_request_us=0.0)
 """Gaps between kernels, sampling and input preparation that vLLM does not hide, fitted to one run of vLLM 0.19
 (Llama-3.1-8B on an RTX PRO 6000); another run (Qwen3-32B on two) agrees."""
 

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from servetwin.step.host import NO_HOST_OVERHEAD, HostOverhead
+
 Counts = NDArray[np.int64]
 Times = NDArray[np.float64]
 
@@ -48,10 +50,15 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class AdditiveAttention:
-    """The sum of two tables: ``prefill`` over (context, chunk), ``decode`` over (decodes, mean context)."""
+    """The sum of two tables: ``prefill`` over (context, chunk), ``decode`` over (decodes, mean context).
+
+    ``context_tile``: kernels read a decode's context in whole tiles of so many tokens, and the table's contexts are
+    whole tiles (1: single tokens).
+    """
 
     prefill: Grid
     decode: Grid
+    context_tile: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,8 @@ class Profile:
         What decides how long such a batch takes on the device; None where it was not measured.
     token_padding
         How the server pads a step's tokens before it computes layers over tokens.
+    host
+        What the host adds to a step where nothing else is said.
     source
         The folder that it was read from.
     not_measured
@@ -128,6 +137,7 @@ class Profile:
     skew: SkewTable | None = None
     serial: SerialRead | None = None
     token_padding: TokenPadding = "none"
+    host: HostOverhead = NO_HOST_OVERHEAD
     source: str = ""
     not_measured: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = field(default=())
