@@ -8,6 +8,7 @@ costs the same for one member and for a thousand.
 from __future__ import annotations
 
 import heapq
+from itertools import cycle, islice
 
 from servetwin.engine.request import Request
 
@@ -24,6 +25,19 @@ class DecodeCohort:
     counts
         Members by ``base`` modulo the block size.
     """
+
+    __slots__ = (
+        "_classes",
+        "_extremes",
+        "_finish",
+        "_finish_rounds",
+        "block_size",
+        "counts",
+        "kv_tokens",
+        "last_admission",
+        "round",
+        "size",
+    )
 
     def __init__(self, block_size: int, *, extremes: bool, members: bool) -> None:
         self.round = 0
@@ -95,9 +109,14 @@ class DecodeCohort:
             self._finish.pop(heapq.heappop(rounds), None)
         return rounds[0] - self.round
 
-    def blocks_needed(self, rounds_ahead: int = 0) -> int:
-        """Return how many members begin a new block in the round that comes after ``rounds_ahead`` others."""
-        return self.counts[-(self.round + rounds_ahead) % self.block_size]
+    def blocks_needed(self) -> int:
+        """Return how many members begin a new block in the next round."""
+        return self.counts[-self.round % self.block_size]
+
+    def blocks_of_rounds(self, first: int, stop: int) -> list[int]:
+        """Return the same for each of the rounds that come after ``first`` to ``stop - 1`` others."""
+        offset = (self.round + first - 1) % self.block_size
+        return list(islice(cycle(reversed(self.counts)), offset, offset + stop - first))
 
     def filling(self, rounds_ahead: int = 0) -> list[Request]:
         """Return the members that fill a block in that round, in running order (needs ``members``)."""

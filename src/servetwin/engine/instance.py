@@ -52,6 +52,42 @@ class Instance:
         Whether unchanged batches may run for many steps on one plan; the result is the same either way.
     """
 
+    __slots__ = (
+        "_admissions",
+        "_batch_started",
+        "_deaf",
+        "_ends_ns",
+        "_idle_since_ns",
+        "_keeps_extremes",
+        "_planned_steps",
+        "_preemptions_since_token",
+        "_run_limit",
+        "_skipping",
+        "_start_ns",
+        "_view",
+        "block_size",
+        "budget",
+        "busy",
+        "cache",
+        "chunks",
+        "cohort",
+        "decoding",
+        "fifo",
+        "log",
+        "next_event_ns",
+        "ordering",
+        "paused",
+        "preempted",
+        "prefilling",
+        "requests",
+        "running",
+        "scheduler",
+        "settings",
+        "shares_blocks",
+        "step_model",
+        "waiting",
+    )
+
     def __init__(
         self,
         settings: EngineSettings,
@@ -201,7 +237,7 @@ class Instance:
 
     def _schedule_decodes_only(self) -> None:
         cohort = self.cohort
-        blocks = cohort.counts[-cohort.round % self.block_size]
+        blocks = cohort.blocks_needed()
         if blocks > self.cache.free_blocks or cohort.size > self.budget:
             schedule_in_order(self, decodes=True, prefills=False)
             return
@@ -209,7 +245,7 @@ class Instance:
 
     def _schedule_decodes_and_prefills(self) -> None:
         cohort = self.cohort
-        blocks = cohort.counts[-cohort.round % self.block_size]
+        blocks = cohort.blocks_needed()
         budget = self.budget - cohort.size
         in_order = cohort.last_admission < self.prefilling[0].admission
         chunks = []
@@ -227,7 +263,7 @@ class Instance:
             schedule_in_order(self, decodes=True, prefills=True)
             return
         if cohort.size:
-            self._decode_all(cohort.counts[-cohort.round % self.block_size])
+            self._decode_all(cohort.blocks_needed())
         for request, tokens in chunks:
             self.cache.extend(request, request.computed_tokens + tokens)
         self.chunks = chunks
@@ -322,9 +358,8 @@ class Instance:
         free = self.cache.free_blocks
         if (steps // self.block_size + 1) * self.cohort.size <= free:
             return steps
-        counts, first = self.cohort.counts, self.cohort.round
-        for i in range(1, steps):
-            free -= counts[-(first + i) % self.block_size]
+        for i, blocks in enumerate(self.cohort.blocks_of_rounds(1, steps), start=1):
+            free -= blocks
             if free < 0:
                 return i
         return steps
@@ -461,20 +496,25 @@ class Instance:
 
     def _log_further_steps(self, steps: int) -> None:
         """Write down the steps of a run after its first, and take their blocks."""
-        log, cache, cohort, ends = self.log, self.cache, self.cohort, self._ends_ns
+        log, cache, size, ends = self.log, self.cache, self.cohort.size, self._ends_ns
         log.start_ns.extend(ends[: steps - 1])
         log.end_ns.extend(ends[1:steps])
-        log.decoded.extend([cohort.size] * (steps - 1))
-        log.tokens.extend([cohort.size] * (steps - 1))
-        used, cached = log.kv_used_blocks, log.kv_cached_blocks
-        for i in range(1, steps):
-            blocks = cohort.counts[-(cohort.round + i) % self.block_size]
-            if blocks:
-                cache.take(blocks)
+        same = [size] * (steps - 1)
+        log.decoded.extend(same)
+        log.tokens.extend(same)
+        needed = self.cohort.blocks_of_rounds(1, steps)
+        if cache.cached_blocks == 0 and not self.shares_blocks:
+            used = cache.num_blocks - cache.free_blocks
+            log.kv_used_blocks.extend(list(accumulate(needed, initial=used))[1:])
+            log.kv_cached_blocks.extend([0] * (steps - 1))
+            cache.take(sum(needed))
+            return
+        for i, blocks in enumerate(needed, start=1):
+            cache.take(blocks)
             if self.shares_blocks:
                 self._register_filling(i)
-            used.append(cache.num_blocks - cache.free_blocks)
-            cached.append(cache.cached_blocks)
+            log.kv_used_blocks.append(cache.num_blocks - cache.free_blocks)
+            log.kv_cached_blocks.append(cache.cached_blocks)
 
     def _fall_idle(self, now_ns: int) -> None:
         self.busy = False
