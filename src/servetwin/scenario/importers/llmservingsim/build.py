@@ -24,16 +24,11 @@ from servetwin.scenario.importers.llmservingsim.settings import (
     InstanceSettings,
     resolve_settings,
 )
-from servetwin.step.profile.lss_v0 import is_lss_v0
 
 Mode = Literal["lss", "default"]
 
 LSS_IDLE_POLL_US = 1000
 """LLMServingSim's clock advances by this while nothing is queued (FORMATS, section 7.10)."""
-
-NO_HOST_TIME: dict[str, Any] = {"host": {"per_step_us": 0.0, "per_request_us": 0.0}, "eager_us_per_layer": 0.0}
-"""Nothing beside the tables: LLMServingSim adds nothing, and the older profiles were measured on eager servers with the
-gaps between kernels in them."""
 
 
 @dataclass(frozen=True)
@@ -218,15 +213,14 @@ class _Builder:
         step: dict[str, Any] = {"model": "profile", "path": self.relative(path)}
         if self._source.mode == "lss":
             step |= _lss_step(self._cluster, instance)
-        elif is_lss_v0(path):
-            step |= NO_HOST_TIME
         return step
 
 
 def _lss_step(cluster: LssCluster, instance: LssInstance) -> dict[str, Any]:
     """Return the points in which LLMServingSim's step time differs from ours, each a key that can be taken out."""
     step: dict[str, Any] = {
-        **NO_HOST_TIME,
+        "host": {"per_step_us": 0.0, "per_request_us": 0.0},
+        "eager_us_per_layer": 0.0,
         "interpolation": "lss",
         "skew": "lss",
         "merge_prefills": True,
