@@ -1,0 +1,50 @@
+"""The quick part of ``make accuracy``, asserted: our targets against measured runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servetwin.calibrate.case import CaseResult
+from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
+from servetwin.calibrate.lss_cases import bench_defaults, lss_summaries, predicted
+
+pytestmark = pytest.mark.measured
+
+
+def missed(results: list[CaseResult]) -> list[str]:
+    """Return what misses its target, readably."""
+    return [f"{result.title}: {check}" for result in results for check in result.missed]
+
+
+def test_mode_lss_reproduces_lss_own_summary(reference: Path) -> None:
+    """Within 0.5 percentage points of error in every metric and statistic of both runs."""
+    results = lss_summaries(reference)
+    assert [len(result.checks) for result in results] == [15, 15]
+    assert missed(results) == []
+
+
+def test_default_mode_is_near_the_measured_runs_and_nearer_than_lss(reference: Path) -> None:
+    """All targets with the default overhead, and smaller mean errors than mode lss has in each run."""
+    ours, lss = bench_defaults(reference), lss_summaries(reference)
+    assert missed(ours) == []
+    for own, theirs in zip(ours, lss, strict=True):
+        errors = [abs(check.error) for check in own.checks if check.statistic == "mean"]
+        lss_errors = [abs(check.simulated) for check in theirs.checks if check.statistic == "mean"]
+        assert sum(errors) < sum(lss_errors)
+
+
+def test_predictions_of_lss_are_met_request_by_request(reference: Path) -> None:
+    """TTFT and TPOT of every request within 1 %."""
+    assert missed(predicted(reference)) == []
+
+
+def test_measured_series_are_met(reference: Path) -> None:
+    """Figures 5 and 9: times of shares, WAPE beside LSS's own, mean TPOT on the TPU."""
+    assert missed(throughput_cases(reference)) == []
+
+
+def test_measured_kv_memory_is_met(reference: Path) -> None:
+    """Figure 7: KV memory over time and the final hit rate."""
+    assert missed(kv_case(reference)) == []
