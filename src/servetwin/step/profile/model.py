@@ -18,7 +18,7 @@ from servetwin.step.profile.monotone_curve import MonotoneCurve
 from servetwin.step.profile.options import DEFAULT_OPTIONS, HostIo, ModelSizes, ProfileOptions
 from servetwin.step.profile.padding import padding
 from servetwin.step.profile.skew import LongestRead, LssSkew, NoSkew, SkewRule
-from servetwin.step.profile.tables import Profile
+from servetwin.step.profile.tables import AdditiveAttention, Profile
 
 _STEPS_AT_ONCE = 512
 
@@ -65,7 +65,8 @@ class ProfileStepModel(StepModelBase):
             raise InputError(f"tensor_parallel_size {profile.tensor_parallel_size} needs a link between the ranks")
         self._sizes = sizes
         self._ranks = profile.tensor_parallel_size
-        self._merge = options.merge_prefills
+        own_merge = options.interpolation == "lss" and isinstance(profile.attention, AdditiveAttention)
+        self._merge = options.merge_prefills and not own_merge
         self._collectives = collectives
         self._host = profile.host if host is None else host
         self._host_io = host_io

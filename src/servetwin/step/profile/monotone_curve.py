@@ -11,7 +11,8 @@ from servetwin.step.profile.tables import Curve
 class MonotoneCurve:
     """Linear between samples, smoothed so that none falls; constant below the first, linear above the last.
 
-    The slope above is the median slope (Theil and Sen) of the samples in the upper half of the range, not below zero.
+    The slope above is the median over pairs of samples half of the upper half of the range apart (Theil, 1950; steps of
+    matrix kernels are flat inside, so that near pairs would say nothing), not below zero.
     """
 
     def __init__(self, curve: Curve) -> None:
@@ -28,13 +29,9 @@ class MonotoneCurve:
 
 
 def _median_slope(curve: Curve) -> float:
-    upper = curve.counts >= curve.counts[-1] / 2
-    x, y = curve.counts[upper].astype(np.float64), curve.time_ns[upper]
-    if len(x) < 2:
-        x, y = curve.counts[-2:].astype(np.float64), curve.time_ns[-2:]
-    if len(x) < 2:
+    if len(curve.counts) < 2:
         return 0.0
-    step = max(1, len(x) // 128)
-    x, y = x[::step], y[::step]
-    i, j = np.triu_indices(len(x), 1)
-    return max(0.0, float(np.median((y[j] - y[i]) / (x[j] - x[i]))))
+    start = min(int(np.searchsorted(curve.counts, curve.counts[-1] / 2)), len(curve.counts) - 2)
+    x, y = curve.counts[start:].astype(np.float64), curve.time_ns[start:]
+    apart = (len(x) + 1) // 2
+    return max(0.0, float(np.median((y[apart:] - y[:-apart]) / (x[apart:] - x[:-apart]))))

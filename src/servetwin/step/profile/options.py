@@ -65,7 +65,8 @@ class ProfileOptions:
         How a batch of unequal contexts differs from one of equal contexts with the same sum. ``"longest"``: bounded by
         the longest sequence (`LongestRead`). ``"lss"``: by LLMServingSim's fitted table. ``"none"``: not.
     merge_prefills
-        Whether several chunks are looked up as one (sum of tokens, sum of contexts).
+        Whether several chunks are looked up as one (sum of tokens, sum of contexts). LLMServingSim's reading of two
+        tables has its own rule (root of the sum of squares) and keeps it.
     token_padding
         ``"auto"``: as the profile says; ``"none"``; ``"cuda_graph"`` (sizes that vLLM captures); ``"power_of_two"``
         (vLLM on TPU).

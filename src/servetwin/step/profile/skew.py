@@ -56,7 +56,7 @@ class LongestRead:
     With ``W`` the time of equal contexts (all blocks busy) and ``S = rate * longest context`` the time of that one
     block, decodes alone take ``(W**4 + S**4)**(1/4)``: the greater of the two, with a smooth turn between them, because
     near equality the long block is still reading when the others run out of work. Beside a chunk the kernel never
-    splits, other blocks have enough to do, and the greater one counts.
+    splits, other blocks have enough to do, and the greater one counts; a chunk shortens no step.
 
     Parameters
     ----------
@@ -79,7 +79,10 @@ class LongestRead:
 
     def mixed_ns(self, prefills: Prefills, decodes: int, kv_tokens: int, kv_max: int, kv_min: int) -> float:
         """See `SkewRule`."""
-        return max(self._times.mixed_ns(prefills, decodes, kv_tokens), self._mixed_rate * kv_max if decodes else 0.0)
+        time = self._times.mixed_ns(prefills, decodes, kv_tokens)
+        if not decodes:
+            return time
+        return max(time, self._mixed_rate * kv_max, self.decode_ns(decodes, kv_tokens, kv_max, kv_min))
 
     def decode_ns(self, decodes: int, kv_tokens: int, kv_max: int, kv_min: int) -> float:
         """See `SkewRule`."""
