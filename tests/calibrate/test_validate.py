@@ -20,7 +20,7 @@ from servetwin.core.errors import InputError
 
 SCENARIO = {
     "cluster": [
-        {"name": "a", "engine": {"num_gpu_blocks_override": 2000}, "step": {"model": "fixed", "step_ms": 10.0}}
+        {"name": "a", "engine": {"num_gpu_blocks_override": 2000}, "step": {"model": "fixed", "step_ns": 10_000_000}}
     ],
     "workload": {
         "kind": "synthetic",
