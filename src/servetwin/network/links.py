@@ -17,8 +17,8 @@ from servetwin.network.base import Link
 # Over PCIe and networks NCCL is called between a model's kernels: it starts a kernel, passes data through host memory
 # and waits for ranks that do not arrive together. Published times of small all-reduces over PCIe inside CUDA graphs
 # are 15 to 25 us for two to four ranks, and 36 us for sixteen; in a server it is more. 32 us for two ranks, whatever
-# their bytes, is what decode steps of vLLM 0.19 on two RTX PRO 6000 leave (Qwen3-32B, 128 sequences: 1,033 steps between
-# the logged first and last tokens of requests take 60.1 ms on average; the profile, 600 us of host and 128 all-reduces
+# their bytes, is what decode steps of vLLM 0.19 on two RTX PRO 6000 leave (Qwen3-32B, 128 sequences: 1,033 steps
+# between logged first and last tokens take 60.1 ms on average; the profile, 600 us of host and 128 all-reduces
 # of 24 us give 59.3 ms, of 32 us 60.3 ms).
 _NVLINK_NS, _NVLINK_OPERATION_NS = 600.0, 0.0
 _PCIE_NS, _PCIE_OPERATION_NS = 1_000.0, 30_000.0
