@@ -39,7 +39,10 @@ def model(options: str = "default", attention: str = "joint", seed: int = 0, ran
 
 models = st.builds(model, st.sampled_from(sorted(OPTIONS)), st.sampled_from(["joint", "additive"]), st.integers(0, 2))
 own_models = st.builds(
-    model, st.sampled_from(["default", "graphs", "tpu", "plain"]), st.sampled_from(["joint", "additive"]), st.integers(0, 2)
+    model,
+    st.sampled_from(["default", "graphs", "tpu", "plain"]),
+    st.sampled_from(["joint", "additive"]),
+    st.integers(0, 2),
 )
 contexts = st.lists(st.integers(0, 3000), max_size=40)
 chunks = st.lists(st.tuples(st.integers(1, 1200), st.integers(0, 3000)), max_size=4)
@@ -57,7 +60,9 @@ def test_run_equals_stepping(model: ProfileStepModel, kv: list[int], max_steps: 
 
 @given(models, contexts, chunks)
 @settings(deadline=None)
-def test_breakdown_sums_to_the_duration(model: ProfileStepModel, kv: list[int], prefills: list[tuple[int, int]]) -> None:
+def test_breakdown_sums_to_the_duration(
+    model: ProfileStepModel, kv: list[int], prefills: list[tuple[int, int]]
+) -> None:
     """The parts of any step are at least 0 and add up to its duration, rounded once."""
     shape = decodes(kv, *prefills)
     parts = model.breakdown_ns(shape)
@@ -83,7 +88,9 @@ def test_more_work_never_takes_less_time(
 
 @given(models, contexts, chunks)
 @settings(deadline=None)
-def test_a_chunk_of_one_token_is_a_decode(model: ProfileStepModel, kv: list[int], prefills: list[tuple[int, int]]) -> None:
+def test_a_chunk_of_one_token_is_a_decode(
+    model: ProfileStepModel, kv: list[int], prefills: list[tuple[int, int]]
+) -> None:
     """It makes no difference whether a single token ends a prompt or continues an answer."""
     single = [(new, context) for new, context in prefills if new == 1]
     rest = [chunk for chunk in prefills if chunk[0] > 1]

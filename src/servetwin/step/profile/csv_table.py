@@ -113,7 +113,7 @@ def _places(path: Path, names: list[str], columns: Sequence[Column], extra: bool
 
 def _read_fast(path: Path, body: str, columns: Sequence[Column], places: list[int], width: int) -> Table | None:
     """Return the table if every value is plainly right, else None: the slow reader then finds what is wrong."""
-    if '"' in body or "\n\n" in body or "\r" in body:
+    if not body.strip() or '"' in body or "\n\n" in body or "\r" in body:
         return None
     read = _texts if any(column.kind == "text" for column in columns) else _numbers
     raw = read(body, places, width)
