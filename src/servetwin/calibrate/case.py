@@ -36,7 +36,7 @@ class Check:
     @property
     def met(self) -> bool | None:
         """Whether the target is met; None without one."""
-        return None if self.target is None else isfinite(self.error) and abs(self.error) <= self.target
+        return None if self.target is None else bool(isfinite(self.error) and abs(self.error) <= self.target)
 
 
 @dataclass(frozen=True)
