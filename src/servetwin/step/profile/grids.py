@@ -9,19 +9,43 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+LONG_LINE = 48
+
 
 def isotonic(values: Floats, axis: int) -> Floats:
     """Return the non-decreasing values along ``axis`` that are nearest to ``values`` (least squares, equal weights).
 
-    The solution is the max-min formula over the means of all stretches (Barlow et al., 1972). Applied along one axis
-    after another it makes a table monotone in all of them, because it keeps the order of ordered lines.
+    Short lines by the max-min formula over the means of all stretches (Barlow et al., 1972), many at once; long ones by
+    pooling adjacent violators. Applied along one axis after another it makes a table monotone in all of them, because
+    it keeps the order of ordered lines.
     """
     lines = np.moveaxis(values, axis, -1)
     flat = lines.reshape(-1, lines.shape[-1]).copy()
     falling = np.flatnonzero((np.diff(flat, axis=1) < 0).any(axis=1))
-    for part in np.array_split(falling, max(1, len(falling) * flat.shape[1] ** 2 // 2**22)):
-        flat[part] = _max_min(flat[part])
+    if flat.shape[1] > LONG_LINE:
+        for row in falling:
+            flat[row] = _pooled(flat[row].tolist())
+    else:
+        for part in np.array_split(falling, max(1, len(falling) * flat.shape[1] ** 2 // 2**20)):
+            flat[part] = _max_min(flat[part])
     return np.moveaxis(flat.reshape(lines.shape), -1, axis)
+
+
+def _pooled(line: list[float]) -> list[float]:
+    """Return the isotonic regression of one line, pooling adjacent violators."""
+    sums: list[float] = []
+    counts: list[int] = []
+    for value in line:
+        total, count = value, 1
+        while sums and sums[-1] * count > total * counts[-1]:
+            total += sums.pop()
+            count += counts.pop()
+        sums.append(total)
+        counts.append(count)
+    means = [total / count for total, count in zip(sums, counts, strict=True)]
+    return [
+        mean for mean, count in zip(np.maximum.accumulate(means).tolist(), counts, strict=True) for _ in range(count)
+    ]
 
 
 def _max_min(lines: Floats) -> Floats:

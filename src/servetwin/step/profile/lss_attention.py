@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-
-import numpy as np
+from math import sqrt
 
 from servetwin.step.profile.attention import AttentionTimes, Prefills
 from servetwin.step.profile.lss_lookup import LssJointAttention
-from servetwin.step.profile.tables import AdditiveAttention, Counts, Grid, JointAttention
+from servetwin.step.profile.tables import AdditiveAttention, Grid, JointAttention
 
 
 class LssJointTimes:
@@ -64,7 +64,7 @@ class LssAdditiveTimes:
     def mixed_ns(self, prefills: Prefills, decodes: int, kv_tokens: int) -> float:
         """See `AttentionTimes`."""
         squares = sum(new * new for new, _ in prefills) + decodes
-        chunk = round(float(np.sqrt(squares)))
+        chunk = round(sqrt(squares))
         return self._prefill.at(sum(context for _, context in prefills), chunk) + self.decode_ns(decodes, kv_tokens)
 
     def decode_ns(self, decodes: int, kv_tokens: int) -> float:
@@ -80,16 +80,16 @@ class _StepTable:
     """A table over two axes, read at the sample at or above each argument (the last beyond the end)."""
 
     def __init__(self, grid: Grid) -> None:
-        self._first = grid.first
-        self._second = grid.second
+        self._first: list[int] = grid.first.tolist()
+        self._second: list[int] = grid.second.tolist()
         self._times: list[list[float]] = grid.time_ns.tolist()
 
     def at(self, first: float, second: float) -> float:
         return self._times[_at_or_above(self._first, first)][_at_or_above(self._second, second)]
 
 
-def _at_or_above(axis: Counts, value: float) -> int:
-    return min(int(np.searchsorted(axis, value)), len(axis) - 1)
+def _at_or_above(axis: list[int], value: float) -> int:
+    return min(bisect_left(axis, value), len(axis) - 1)
 
 
 def lss_attention(table: JointAttention | AdditiveAttention) -> AttentionTimes:

@@ -48,6 +48,9 @@ class MixedSheet:
         shape = values.shape
         self._strides = (shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3])
         self._values: list[float] = values.ravel().tolist()
+        chunks, _, counts, _ = self._axes
+        self._chunk_places = [place(chunks, chunk) for chunk in range(self.ends[0] + 1)]
+        self._decode_places = [place(counts, decodes) for decodes in range(self.ends[2] + 1)]
 
     def at(self, chunk: int, context: int, decodes: int, mean_context: float) -> float:
         """Return the time of one layer, in nanoseconds."""
@@ -71,12 +74,11 @@ class MixedSheet:
         return time
 
     def _inside(self, chunk: int, context: int, decodes: int, mean_context: float) -> float:
-        chunks, contexts, counts, means = self._axes
         stride_chunk, stride_context, stride_decodes = self._strides
-        i, t_chunk = place(chunks, chunk)
-        j, t_context = place(contexts, context)
-        m, t_decodes = place(counts, decodes)
-        k, t_mean = place(means, mean_context)
+        i, t_chunk = self._chunk_places[chunk]
+        j, t_context = place(self._axes[1], context) if context else (0, 0.0)
+        m, t_decodes = self._decode_places[decodes]
+        k, t_mean = place(self._axes[3], mean_context)
         at = i * stride_chunk + j * stride_context + m * stride_decodes + k
         time = self._pair(at, stride_decodes, t_decodes, t_mean)
         if t_context:

@@ -64,6 +64,7 @@ class ProfileStepModel(StepModelBase):
         if profile.tensor_parallel_size > 1 and collectives is None:
             raise InputError(f"tensor_parallel_size {profile.tensor_parallel_size} needs a link between the ranks")
         self._sizes = sizes
+        self._layers = sizes.num_layers
         self._ranks = profile.tensor_parallel_size
         own_merge = options.interpolation == "lss" and isinstance(profile.attention, AdditiveAttention)
         self._merge = options.merge_prefills and not own_merge
@@ -82,7 +83,7 @@ class ProfileStepModel(StepModelBase):
         kind = profile.token_padding if options.token_padding == "auto" else options.token_padding
         self._pad_tokens, self._pad_sequences = padding(kind)
         eager_us = options.eager_us_per_layer if kind == "cuda_graph" else 0.0
-        self._eager_ns = eager_us * NS_PER_US * self._sizes.num_layers
+        self._eager_ns = eager_us * NS_PER_US * self._layers
 
     def _set_tables(self, profile: Profile, options: ProfileOptions) -> None:
         lss = options.interpolation == "lss"
@@ -99,13 +100,15 @@ class ProfileStepModel(StepModelBase):
 
     def duration_ns(self, shape: StepShape) -> int:
         """See `StepModel`."""
-        if shape.prefills:
-            shape = _normalised(shape)
-        if not shape.prefills:
-            n = shape.num_decodes
-            return _whole(self._decode_fixed_ns(n) + self._sizes.num_layers * self._decode_attention(shape))
-        fixed = self._mixed_fixed_ns(shape.num_tokens, shape.num_sequences)
-        return _whole(fixed + self._sizes.num_layers * self._mixed_attention(shape))
+        n, tokens = shape.num_decodes, 0
+        for new, _ in shape.prefills:
+            if new == 1:
+                return self.duration_ns(_normalised(shape))
+            tokens += new
+        if not tokens:
+            return _whole(self._decode_fixed_ns(n) + self._layers * self._decode_attention(shape))
+        fixed = self._mixed_fixed_ns(n + tokens, n + len(shape.prefills))
+        return _whole(fixed + self._layers * self._mixed_attention(shape))
 
     def decode_run_ns(self, shape: StepShape, max_steps: int, limit_ns: int) -> Sequence[int]:
         """See `StepModel`."""
@@ -131,7 +134,7 @@ class ProfileStepModel(StepModelBase):
         times = self._attention.decode_run_ns(
             n, kv_tokens, shape.decode_kv_max + start, shape.decode_kv_min + start, count
         )
-        fixed, layers = self._decode_fixed_ns(n), self._sizes.num_layers
+        fixed, layers = self._decode_fixed_ns(n), self._layers
         return [int(fixed + layers * time + 0.5) or 1 for time in times]
 
     def _decode_attention(self, shape: StepShape) -> float:
@@ -168,7 +171,7 @@ class ProfileStepModel(StepModelBase):
 
     def _fixed_parts(self, tokens: int, sequences: int, *, mixed: bool) -> dict[str, float]:
         padded, rows = max(1, self._pad_tokens(tokens)), max(1, self._pad_sequences(sequences))
-        layers = self._sizes.num_layers
+        layers = self._layers
         repeats = {name: BLOCK_LAYERS[name] * layers if name in BLOCK_LAYERS else 1 for name in self._curves}
         parts = {name: curve(padded) * repeats[name] for name, curve in self._curves.items()}
         parts |= {name: curve(rows) for name, curve in self._sequence_curves.items()}
@@ -187,7 +190,7 @@ class ProfileStepModel(StepModelBase):
         mixed = bool(shape.prefills)
         parts = self._fixed_parts(shape.num_tokens, shape.num_sequences, mixed=mixed)
         attention = self._mixed_attention(shape) if mixed else self._decode_attention(shape)
-        return parts | {"attention": self._sizes.num_layers * attention}
+        return parts | {"attention": self._layers * attention}
 
 
 def _normalised(shape: StepShape) -> StepShape:

@@ -82,6 +82,8 @@ class LongestRead:
         time = self._times.mixed_ns(prefills, decodes, kv_tokens)
         if not decodes:
             return time
+        if decodes < self._from_decodes:
+            return max(time, self._mixed_rate * kv_max)
         return max(time, self._mixed_rate * kv_max, self.decode_ns(decodes, kv_tokens, kv_max, kv_min))
 
     def decode_ns(self, decodes: int, kv_tokens: int, kv_max: int, kv_min: int) -> float:
