@@ -241,13 +241,20 @@ class _Loop:
             request.keys = self.contents.block_keys(row, instance.settings.block_size)
         instance.waiting.push(request)
         passed = self._stepped_ns == now_ns and number < self._stepped
-        event_ns = instance.notice(now_ns, boundary_passed=passed)
+        polls_from_ns = self._polls_from_ns(now_ns) if instance.settings.idle_poll_ns else 0
+        event_ns = instance.notice(now_ns, polls_from_ns, boundary_passed=passed)
         if event_ns is not None:
             heapq.heappush(self.events, (event_ns, STEP, number))
         if self._watches_steps:
             self._look_at(number)
         elif self._watches_ends:
             self._live.outstanding[number] += 1
+
+    def _polls_from_ns(self, now_ns: int) -> int:
+        """Return from when idle instances are polled: since all fell idle, or at once while one of them computes."""
+        if any(instance.computing for instance in self.instances):
+            return now_ns
+        return max(instance.idle_since_ns for instance in self.instances)
 
     def _reject(self, row: int, reason: str, now_ns: int) -> None:
         rejected = [row, *self.releases.after_rejection(row, now_ns)]

@@ -28,7 +28,8 @@ class EngineSettings:
     max_model_len
         Longest prompt + output; longer requests are rejected.
     idle_poll_ns
-        An idle instance notices an arrival only at a multiple of this after it fell idle (LSS: 1 ms); 0: at once.
+        While no instance computes, arrivals are noticed only at multiples of this after the last one fell idle (LSS:
+        1 ms); 0: at once.
     """
 
     num_blocks: int

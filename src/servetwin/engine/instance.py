@@ -57,7 +57,6 @@ class Instance:
         "_batch_started",
         "_deaf",
         "_ends_ns",
-        "_idle_since_ns",
         "_keeps_extremes",
         "_planned_steps",
         "_preemptions_since_token",
@@ -73,6 +72,7 @@ class Instance:
         "cohort",
         "decoding",
         "fifo",
+        "idle_since_ns",
         "log",
         "next_event_ns",
         "ordering",
@@ -138,7 +138,8 @@ class Instance:
         self._ends_ns: Sequence[int] = ()
         self._planned_steps = 0
         self._deaf = False
-        self._idle_since_ns = first_poll_ns
+        self.idle_since_ns = first_poll_ns
+        """When it fell idle last."""
 
     # Arrivals -------------------------------------------------------------------------------------------------
 
@@ -148,11 +149,18 @@ class Instance:
             return (arrival_ns, row)
         return (*self.ordering.key(arrival_ns, priority, prompt_tokens), row)
 
-    def notice(self, now_ns: int, *, boundary_passed: bool = False) -> int | None:
+    @property
+    def computing(self) -> bool:
+        """Whether a step is under way (an instance that only waits for its next poll is busy, but computes nothing)."""
+        return self.busy and bool(self._ends_ns)
+
+    def notice(self, now_ns: int, polls_from_ns: int, *, boundary_passed: bool = False) -> int | None:
         """Return the new time of the instance's next event if an arrival changes it, else None.
 
         Parameters
         ----------
+        polls_from_ns
+            From when an idle instance is polled (only with ``idle_poll_ns``).
         boundary_passed
             Whether a step that ends at ``now_ns`` has ended already: the arrival was released, at the same instant, by
             an instance that is served after this one.
@@ -160,17 +168,17 @@ class Instance:
         if not self.busy:
             self.busy = True
             self._ends_ns = ()
-            self.next_event_ns = self._wake_ns(now_ns)
+            self.next_event_ns = self._wake_ns(now_ns, polls_from_ns)
             return self.next_event_ns
         if self._deaf:
             return None
         return self.cut(now_ns + 1 if boundary_passed else now_ns)
 
-    def _wake_ns(self, now_ns: int) -> int:
+    def _wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
         poll = self.settings.idle_poll_ns
-        if not poll or now_ns <= self._idle_since_ns:
-            return max(now_ns, self._idle_since_ns) if poll else now_ns
-        return self._idle_since_ns - (self._idle_since_ns - now_ns) // poll * poll
+        if not poll or now_ns <= polls_from_ns:
+            return max(now_ns, polls_from_ns) if poll else now_ns
+        return polls_from_ns - (polls_from_ns - now_ns) // poll * poll
 
     def cut(self, now_ns: int) -> int | None:
         """End the present run at its first boundary at or after ``now_ns``; return that time if it is new."""
@@ -519,7 +527,7 @@ class Instance:
     def _fall_idle(self, now_ns: int) -> None:
         self.busy = False
         self._ends_ns = ()
-        self._idle_since_ns = now_ns
+        self.idle_since_ns = now_ns
         self.log.idle_ns.append(now_ns)
         self.log.idle_cached_blocks.append(self.cache.cached_blocks)
 

@@ -155,12 +155,16 @@ class StepwiseInstance:
         key = self.spec.ordering.key(request.arrival_ns, request.priority, request.prompt_tokens)
         bisect.insort(self.waiting, (key, request.row, request), key=lambda item: item[:2])
 
-    def wake_ns(self, now_ns: int) -> int:
-        """Return when an idle instance notices an arrival at ``now_ns``."""
+    def wake_ns(self, now_ns: int, cluster: Sequence[StepwiseInstance]) -> int:
+        """Return when an idle instance notices an arrival at ``now_ns``.
+
+        While another instance computes, all are looked at; else at multiples of the poll after the last one fell idle.
+        """
         poll = self.settings.idle_poll_ns
-        if not poll:
+        if not poll or any(other.busy and other.scheduled for other in cluster):
             return now_ns
-        return self.idle_since_ns + max(0, -(-(now_ns - self.idle_since_ns) // poll)) * poll
+        idle_since_ns = max(other.idle_since_ns for other in cluster)
+        return idle_since_ns + max(0, -(-(now_ns - idle_since_ns) // poll)) * poll
 
     def plan(self, now_ns: int) -> int | None:
         """Schedule the next step and return when it ends, or None when there is nothing to do."""
@@ -424,7 +428,7 @@ class _StepwiseLoop:
         instance.note(now_ns)
         if not instance.busy:
             instance.busy = True
-            heapq.heappush(self.events, (instance.wake_ns(now_ns), STEP, request.instance))
+            heapq.heappush(self.events, (instance.wake_ns(now_ns, self.instances), STEP, request.instance))
 
     def _choose(self, request: StepwiseRequest, candidates: list[int], now_ns: int) -> int:
         keys: Sequence[int] = ()
