@@ -48,9 +48,9 @@ class MixedSheet:
         shape = values.shape
         self._strides = (shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3])
         self._values: list[float] = values.ravel().tolist()
-        chunks, _, counts, _ = self._axes
-        self._chunk_places = [place(chunks, chunk) for chunk in range(self.ends[0] + 1)]
-        self._decode_places = [place(counts, decodes) for decodes in range(self.ends[2] + 1)]
+        chunk_axis, _, decode_axis, _ = self._axes
+        self._chunk_places = [place(chunk_axis, chunk) for chunk in range(self.ends[0] + 1)]
+        self._decode_places = [place(decode_axis, decodes) for decodes in range(self.ends[2] + 1)]
 
     def at(self, chunk: int, context: int, decodes: int, mean_context: float) -> float:
         """Return the time of one layer, in nanoseconds."""
