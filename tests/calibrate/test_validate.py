@@ -36,7 +36,7 @@ SCENARIO = {
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a small run."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    servetwin.simulate(SCENARIO).save(folder, report=False)
+    servetwin.simulate(SCENARIO).write(folder, report=False)
     return folder
 
 

@@ -20,9 +20,16 @@ _INTRODUCTION = """# Accuracy
 Written by `make accuracy`, which runs every case on the reference data; do not edit. Errors are simulated less
 measured, in percent of measured where nothing else stands. Targets that are missed are published like the others.
 
-In default mode nothing is fitted but where a heading says so: profiles are read as `docs/step-models.md` describes, the
-bandwidth between accelerators is the cluster file's, its latency the default of the link's class, and the host overhead
-the profile model's default, which was set on the Llama-3.1-8B run on an RTX PRO 6000.
+In default mode a scenario states nothing about time but the profile, the hardware and, where there are several
+accelerators, the bandwidth of the cluster file; the rest are documented defaults. Some of these were set on runs below,
+so that not every number is a blind prediction:
+
+- the host overhead of vLLM and the launch time of steps with a chunk, on the Llama-3.1-8B run on an RTX PRO 6000;
+- what an all-reduce over PCIe takes beside its bytes, on decode steps of the Qwen3-32B run on two of them;
+- the host overhead on a TPU, on the run of figure 9.
+
+Where a heading says that the host overhead was fitted, nothing but its part per step was, on the run that it names. The
+attention tables of the A6000 carry factors that were tuned to these measured runs by those who made them (FORMATS 5.10).
 """
 
 
