@@ -29,7 +29,7 @@ so that not every number is a blind prediction:
 - the host overhead on a TPU, on the run of figure 9.
 
 Where a heading says that the host overhead was fitted, nothing but its part per step was, on the run that it names. The
-attention tables of the A6000 carry factors that were tuned to these measured runs by those who made them (FORMATS 5.10).
+attention tables of the A6000 carry factors that were tuned to these runs by those who made them (FORMATS 5.10).
 """
 
 
