@@ -230,21 +230,21 @@ class _Loop:
             number = chosen
         requests.instance[row] = number
         instance = self.instances[number]
-        reason = rejection_reason(instance.settings, prompt_tokens, output_tokens)
-        if reason is not None:
-            self._reject(row, reason, now_ns)
+        if prompt_tokens + output_tokens > instance.longest_request:
+            self._reject(row, rejection_reason(instance.settings, prompt_tokens, output_tokens), now_ns)
             return
         priority = int(w.priority[row]) if w.priority is not None else 0
-        key = instance.order_key(row, now_ns, priority, prompt_tokens)
+        key = (now_ns, row) if instance.fifo else instance.order_key(row, now_ns, priority, prompt_tokens)
         request = Request(row, key, prompt_tokens, output_tokens)
         if instance.settings.enable_prefix_caching:
             request.keys = self.contents.block_keys(row, instance.settings.block_size)
         instance.waiting.push(request)
-        passed = self._stepped_ns == now_ns and number < self._stepped
-        polls_from_ns = self._polls_from_ns(now_ns) if instance.settings.idle_poll_ns else 0
-        event_ns = instance.notice(now_ns, polls_from_ns, boundary_passed=passed)
-        if event_ns is not None:
-            heapq.heappush(self.events, (event_ns, STEP, number))
+        if instance.may_notice:
+            passed = self._stepped_ns == now_ns and number < self._stepped
+            polls_from_ns = self._polls_from_ns(now_ns) if instance.settings.idle_poll_ns else 0
+            event_ns = instance.notice(now_ns, polls_from_ns, boundary_passed=passed)
+            if event_ns is not None:
+                heapq.heappush(self.events, (event_ns, STEP, number))
         if self._watches_steps:
             self._look_at(number)
         elif self._watches_ends:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from servetwin.core.errors import StuckError
+from servetwin.engine.admission import longest_request
 from servetwin.engine.base import (
     EngineSettings,
     InstanceLog,
@@ -74,6 +75,8 @@ class Instance:
         "fifo",
         "idle_since_ns",
         "log",
+        "longest_request",
+        "may_notice",
         "next_event_ns",
         "ordering",
         "paused",
@@ -111,6 +114,10 @@ class Instance:
         self.cache = make_kv_cache(settings, distinct=distinct, preempts_by_key=ordering.preempts_by_key)
         self._keeps_extremes = "kv_extremes" in step_model.needs
         self.cohort = DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self.shares_blocks)
+        self.longest_request = longest_request(settings)
+        """Most prompt + output tokens that it can serve."""
+        self.may_notice = True
+        """Whether an arrival may change when its next event is: false in the middle of a single step."""
         self.fifo = type(ordering) is FirstComeFirstServed
         self.waiting: FifoQueue | KeyedQueue = FifoQueue() if self.fifo else KeyedQueue()
         self.running: dict[int, Request] = {}
@@ -167,11 +174,10 @@ class Instance:
         """
         if not self.busy:
             self.busy = True
+            self.may_notice = False
             self._ends_ns = ()
             self.next_event_ns = self._wake_ns(now_ns, polls_from_ns)
             return self.next_event_ns
-        if self._deaf:
-            return None
         return self.cut(now_ns + 1 if boundary_passed else now_ns)
 
     def _wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
@@ -298,28 +304,31 @@ class Instance:
 
     def _admit(self, now_ns: int, chunk: bool) -> None:
         """Let waiting requests in, in order, while budget, seats and blocks last."""
-        waiting, cache, block_size = self.waiting, self.cache, self.block_size
-        reserve_all = self.settings.scheduler_reserve_full_isl
-        caching = self.settings.enable_prefix_caching
-        seats = self.settings.max_num_seqs - len(self.running)
-        while waiting and self.budget > 0 and seats > 0:
+        waiting, cache, settings, budget = self.waiting, self.cache, self.settings, self.budget
+        caching, reserve_all = settings.enable_prefix_caching, settings.scheduler_reserve_full_isl
+        longest_chunk = settings.long_prefill_token_threshold if chunk else 0
+        seats = settings.max_num_seqs - len(self.running)
+        while waiting and budget > 0 and seats > 0:
             request = waiting[0]
             hits = cache.lookup(request) if caching else ()
-            found = len(hits) * block_size
+            found = len(hits) * self.block_size
             tokens = request.known_tokens - found
-            if chunk:
-                tokens = min(self.cap(tokens), self.budget)
-            elif tokens > self.budget:
-                return
+            if longest_chunk and tokens > longest_chunk:
+                tokens = longest_chunk
+            if tokens > budget:
+                if not chunk:
+                    break
+                tokens = budget
             held = request.known_tokens if reserve_all else found + tokens
             if cache.missing(request, hits, held) > cache.free_blocks:
-                return
+                break
             waiting.popleft()
             seats -= 1
+            budget -= tokens
             cache.admit(request, hits, found + tokens)
             self._enter(request, found, now_ns)
             self.chunks.append((request, tokens))
-            self.budget -= tokens
+        self.budget = budget
 
     def _enter(self, request: Request, found: int, now_ns: int) -> None:
         requests, row = self.requests, request.row
@@ -355,6 +364,7 @@ class Instance:
             durations = self.step_model.decode_run_ns(shape, steps, horizon_ns - now_ns)
             self._ends_ns = list(accumulate(durations, initial=now_ns))[1:]
         self._planned_steps = len(self._ends_ns)
+        self.may_notice = self._planned_steps > 1 and not self._deaf
 
     def _run_steps(self) -> int:
         """Return how many steps the present batch could run unchanged (at least 1)."""
@@ -526,6 +536,7 @@ class Instance:
 
     def _fall_idle(self, now_ns: int) -> None:
         self.busy = False
+        self.may_notice = True
         self._ends_ns = ()
         self.idle_since_ns = now_ns
         self.log.idle_ns.append(now_ns)

@@ -417,9 +417,10 @@ class _StepwiseLoop:
             return
         request.instance = self._choose(request, candidates, now_ns)
         instance = self.instances[request.instance]
-        reason = rejection_reason(instance.settings, request.prompt_tokens, request.output_tokens)
-        if reason is not None:
-            self._reject(request, reason, now_ns)
+        settings = instance.settings
+        blocks = -(-(request.prompt_tokens + request.output_tokens - 1) // settings.block_size)
+        if request.prompt_tokens + request.output_tokens > settings.max_model_len or blocks > settings.num_blocks:
+            self._reject(request, rejection_reason(settings, request.prompt_tokens, request.output_tokens), now_ns)
             return
         contents = self.workload.contents or DistinctContents(self.workload.prompt_tokens + self.workload.output_tokens)
         if instance.settings.enable_prefix_caching:
