@@ -76,8 +76,9 @@ class ProfileStepModel(StepModelBase):
         self.needs = self._attention.needs
         self.notices += [f"layer {name} takes no time: {why}" for name, why in profile.not_measured.items()]
         self.notices += profile.notices
+        self._by_tokens: dict[int, float] = {}
+        self._by_sequences: dict[int, float] = {}
         self._decode_fixed: dict[int, float] = {}
-        self._mixed_fixed: dict[tuple[int, int], float] = {}
 
     def _set_padding(self, profile: Profile, options: ProfileOptions) -> None:
         kind = profile.token_padding if options.token_padding == "auto" else options.token_padding
@@ -161,26 +162,37 @@ class ProfileStepModel(StepModelBase):
 
     def _mixed_fixed_ns(self, tokens: int, sequences: int) -> float:
         """Return what does not depend on contexts in a step with chunks."""
-        found = self._mixed_fixed.get((tokens, sequences))
-        if found is None:
-            self._limits.check_counts(tokens, sequences)
-            found = self._mixed_fixed[tokens, sequences] = sum(
-                self._fixed_parts(tokens, sequences, mixed=True).values()
-            )
-        return found
+        by_tokens = self._by_tokens.get(tokens)
+        if by_tokens is None:
+            self._limits.check_counts(tokens, 0)
+            by_tokens = self._by_tokens[tokens] = sum(self._token_parts(tokens).values())
+        by_sequences = self._by_sequences.get(sequences)
+        if by_sequences is None:
+            self._limits.check_counts(0, sequences)
+            parts = self._sequence_parts(sequences, mixed=True)
+            by_sequences = self._by_sequences[sequences] = sum(parts.values())
+        return by_tokens + by_sequences
 
     def _fixed_parts(self, tokens: int, sequences: int, *, mixed: bool) -> dict[str, float]:
-        padded, rows = max(1, self._pad_tokens(tokens)), max(1, self._pad_sequences(sequences))
-        layers = self._layers
+        return self._token_parts(tokens) | self._sequence_parts(sequences, mixed=mixed)
+
+    def _token_parts(self, tokens: int) -> dict[str, float]:
+        """Return what depends on the step's tokens only."""
+        padded, layers = max(1, self._pad_tokens(tokens)), self._layers
         repeats = {name: BLOCK_LAYERS[name] * layers if name in BLOCK_LAYERS else 1 for name in self._curves}
         parts = {name: curve(padded) * repeats[name] for name, curve in self._curves.items()}
-        parts |= {name: curve(rows) for name, curve in self._sequence_curves.items()}
         if self._collectives and self._ranks > 1:
             size = padded * self._sizes.hidden_size * self._sizes.bytes_per_element
             parts["all_reduce"] = 2 * layers * self._collectives.all_reduce_ns(size, self._ranks)
         if self._host_io:
             ids = 2 * tokens * self._sizes.bytes_per_element
             parts["host_io"] = self._host_io.access_ns(ids) + self._host_io.access_ns(4 * tokens)
+        return parts
+
+    def _sequence_parts(self, sequences: int, *, mixed: bool) -> dict[str, float]:
+        """Return what depends on the step's sequences only."""
+        rows = max(1, self._pad_sequences(sequences))
+        parts = {name: curve(rows) for name, curve in self._sequence_curves.items()}
         parts["host"] = self._host.of_requests_ns(sequences) + (self._eager_ns if mixed else 0.0)
         return parts
 
