@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from servetwin.calibrate.case import CaseResult
-from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
-from servetwin.calibrate.lss_cases import bench_defaults, lss_summaries, predicted
+from servetwin.calibrate.ispass_cases import FIGURE_7, kv_case, throughput_cases
+from servetwin.calibrate.lss_cases import BENCH_RUNS, bench_defaults, lss_summaries, predicted
+from servetwin.calibrate.lss_runs import LssRun
+from servetwin.scenario.importers.llmservingsim import LssFlags
 
 pytestmark = pytest.mark.measured
 
@@ -48,3 +51,29 @@ def test_measured_series_are_met(reference: Path) -> None:
 def test_measured_kv_memory_is_met(reference: Path) -> None:
     """Figure 7: KV memory over time and the final hit rate."""
     assert missed(kv_case(reference)) == []
+
+
+LSS_POINTS = {
+    "cluster.lss.step.interpolation": "default",
+    "cluster.lss.step.skew": "none",
+    "cluster.lss.step.merge_prefills": False,
+    "cluster.lss.step.token_padding": "cuda_graph",
+    "cluster.lss.step.host.per_step_us": 100.0,
+    "cluster.lss.step.host_io": None,
+    "cluster.lss.step.collective": {"kind": "ring"},
+    "cluster.lss.hardware.link.latency_ns": 0.0,
+    "cluster.lss.engine.idle_poll_us": 0.0,
+}
+"""Each point of mode lss, and a value with which it is off."""
+
+WITH_PAUSES = LssRun(FIGURE_7.cluster, "ispass26/workloads/sharegpt_pulse_req10_n3_delay60.jsonl", FIGURE_7.profiles)
+"""A run in which the instance falls idle between pulses."""
+
+
+@pytest.mark.parametrize("key", LSS_POINTS)
+def test_each_point_of_mode_lss_can_be_turned_off_alone(reference: Path, key: str) -> None:
+    """And changes the result: no point is without effect, none needs another."""
+    run = WITH_PAUSES if "idle" in key else BENCH_RUNS["Qwen3-32B"]
+    few = dataclasses.replace(run, flags=LssFlags(num_reqs=30))
+    on, off = few.simulate(reference, "lss"), few.simulate(reference, "lss", {key: LSS_POINTS[key]})
+    assert on.summary["e2e_s"]["mean"] != off.summary["e2e_s"]["mean"]

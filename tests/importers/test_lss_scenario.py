@@ -40,7 +40,7 @@ def test_each_lss_point_is_a_key_of_its_own(deployment: Deployment) -> None:
     assert lss["engine"] == ours["engine"]
     points = {key: value for key, value in lss["step"].items() if key not in ours["step"]}
     assert set(points) == {
-        "interpolation", "skew", "merge_prefills", "token_padding", "eager_us_per_layer", "host", "host_io",
+        "interpolation", "skew", "merge_prefills", "token_padding", "host", "host_io",
         "collective",
     }  # fmt: skip
     assert points["host"] == {"per_step_us": 0.0, "per_request_us": 0.0}

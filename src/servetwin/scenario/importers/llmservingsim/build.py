@@ -158,7 +158,7 @@ class _Builder:
     def _model(self, instance: LssInstance) -> tuple[ModelArchitecture, str]:
         where, models = f"{instance.where}.model_name", self._source.models
         if models is None:
-            model, reference = load_model(instance.model_name, where=where), instance.model_name
+            model, reference = _built_in(instance.model_name, where), instance.model_name
         else:
             path = models / f"{instance.model_name}.json"
             if not path.is_file():
@@ -216,11 +216,17 @@ class _Builder:
         return step
 
 
+def _built_in(name: str, where: str) -> ModelArchitecture:
+    try:
+        return load_model(name, where=where)
+    except InputError as error:
+        raise InputError(f"{error}. With --models DIR the config.json of any dense model can be given") from error
+
+
 def _lss_step(cluster: LssCluster, instance: LssInstance) -> dict[str, Any]:
     """Return the points in which LLMServingSim's step time differs from ours, each a key that can be taken out."""
     step: dict[str, Any] = {
         "host": {"per_step_us": 0.0, "per_request_us": 0.0},
-        "eager_us_per_layer": 0.0,
         "interpolation": "lss",
         "skew": "lss",
         "merge_prefills": True,
