@@ -18,7 +18,7 @@ from servetwin.cluster.release import Releases
 from servetwin.core.errors import StuckError
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.admission import rejection_reason
-from servetwin.engine.base import REJECTED, RequestLog
+from servetwin.engine.base import NOT_YET, REJECTED, RequestLog
 from servetwin.engine.instance import FAR_NS, Instance
 from servetwin.engine.request import Request
 from servetwin.workload.base import DistinctContents, Workload
@@ -117,18 +117,17 @@ class _Loop:
         self._candidates: dict[str | None, NDArray[np.int64]] = {}
         self._now_ns = 0
         self._stepped_ns, self._stepped = -1, -1
+        self._routed = False
 
     # The loop -------------------------------------------------------------------------------------------------
 
     def run(self, cut_ns: Sequence[int], progress: Callable[[int], None] | None) -> SimulationOutcome:
         self.releases.start()
-        for time_ns in cut_ns:
-            heapq.heappush(self.events, (time_ns, CONTROL, 0))
         complete = True
         collecting = gc.isenabled()
         gc.disable()  # nothing here makes reference cycles; looking for them costs a tenth of the time
         try:
-            self._serve(progress)
+            self._serve_all(cut_ns, _Arrived(progress))
         except KeyboardInterrupt:
             complete = False
             for instance in self.instances:
@@ -149,11 +148,43 @@ class _Loop:
             notices=self._notices(),
         )
 
-    def _serve(self, progress: Callable[[int], None] | None) -> None:
-        events = self.events
+    def _serve_all(self, cut_ns: Sequence[int], arrived: _Arrived) -> None:
+        """Serve all instances together, or one after the other if nothing that one does can reach another."""
+        known = np.arange(np.searchsorted(self.workload.arrival_ns < 0, True))
+        polls = any(spec.settings.idle_poll_ns for spec in self.specs)
+        if len(self.specs) == 1 or self.router.reads or self.releases.any or polls:
+            self._serve(self._arrivals(known, arrived), cut_ns)
+            return
+        for rows in self._routed_ahead(known):
+            self._serve(self._arrivals(rows, arrived), cut_ns, alone=True)
+
+    def _routed_ahead(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Route all arrivals by a router that reads nothing; yield the rows of each instance, and those of none."""
+        for arrival_ns, row, prompt_tokens, _ in self._arrivals(rows, _Arrived(None)):
+            if row < len(self.workload):
+                chosen = self._choose(row, arrival_ns, prompt_tokens)
+                self.requests.instance[row] = NOT_YET if chosen is None else chosen
+        chosen_of_row = np.frombuffer(self.requests.instance, dtype=np.int32)[rows]
+        by_instance = np.argsort(chosen_of_row, kind="stable")
+        bounds = np.searchsorted(chosen_of_row[by_instance], np.arange(len(self.specs)))
+        yield from np.split(rows[by_instance], bounds)
+
+    def _serve(
+        self, arrivals: Iterator[tuple[int, int, int, int]], cut_ns: Sequence[int], *, alone: bool = False
+    ) -> None:
+        """Serve arrivals until nothing is left to do.
+
+        Parameters
+        ----------
+        alone
+            All of them go to one instance, which is known: their row says so.
+        """
+        events, last_ns = self.events, self._now_ns
+        for time_ns in cut_ns:
+            heapq.heappush(events, (time_ns, CONTROL, 0))
         heapq.heappush(events, (FAR_NS, CONTROL, -1))
-        single = self.instances[0] if len(self.instances) == 1 else None
-        arrivals = self._arrivals(progress)
+        self._routed = alone
+        knows_next = alone or len(self.instances) == 1
         arrival_ns, row, prompt_tokens, output_tokens = next(arrivals)
         pop = heapq.heappop
         while True:
@@ -166,28 +197,26 @@ class _Loop:
             if kind == STEP:
                 if self.instances[number].next_event_ns == now_ns:
                     self._now_ns = now_ns
-                    self._step(number, now_ns, arrival_ns if single else FAR_NS)
+                    self._step(number, now_ns, arrival_ns if knows_next else FAR_NS)
             elif kind == ARRIVAL:
                 self._now_ns = now_ns
                 w = self.workload
                 self._arrive(number, now_ns, int(w.prompt_tokens[number]), int(w.output_tokens[number]))
             elif now_ns == FAR_NS:
+                self._now_ns = max(last_ns, self._now_ns)
                 return
             else:
                 self._cut_all(now_ns)
 
-    def _arrivals(self, progress: Callable[[int], None] | None) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (server arrival, row, prompt, output) of the arrivals that are known, then one that never comes."""
+    def _arrivals(self, rows: NDArray[np.int64], arrived: _Arrived) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (server arrival, row, prompt, output) of these rows, then one that never comes."""
         w = self.workload
         delay_ns = self.front_end.request_ns if self.front_end else 0
-        known = int(np.searchsorted(w.arrival_ns < 0, True))
-        for first in range(0, known, _ROWS_AT_ONCE):
-            rows = range(first, min(first + _ROWS_AT_ONCE, known))
-            part = slice(rows.start, rows.stop)
-            times = (w.arrival_ns[part] + delay_ns).tolist()
-            yield from zip(times, rows, w.prompt_tokens[part].tolist(), w.output_tokens[part].tolist(), strict=True)
-            if progress is not None:
-                progress(rows.stop)
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[first : first + _ROWS_AT_ONCE]
+            columns = (w.arrival_ns[part] + delay_ns, part, w.prompt_tokens[part], w.output_tokens[part])
+            yield from zip(*(column.tolist() for column in columns), strict=True)
+            arrived.more(len(part))
         yield FAR_NS + 1, len(w), 0, 0
 
     def _step(self, number: int, now_ns: int, horizon_ns: int) -> None:
@@ -223,7 +252,7 @@ class _Loop:
         requests.arrival_ns[row] = now_ns
         number = 0
         if len(self.instances) > 1 or w.model is not None:
-            chosen = self._choose(row, now_ns, prompt_tokens)
+            chosen = self._routed_to(row) if self._routed else self._choose(row, now_ns, prompt_tokens)
             if chosen is None:
                 self._reject(row, f"no pool serves the model {w.model[row] if w.model else None!r}", now_ns)
                 return
@@ -264,6 +293,10 @@ class _Loop:
             self.requests.arrival_ns[other] = now_ns
 
     # Routing --------------------------------------------------------------------------------------------------
+
+    def _routed_to(self, row: int) -> int | None:
+        number = self.requests.instance[row]
+        return None if number == NOT_YET else number
 
     def _choose(self, row: int, now_ns: int, prompt_tokens: int) -> int | None:
         w = self.workload
@@ -341,6 +374,20 @@ class _Loop:
         for spec in self.specs:
             notices += [notice for notice in spec.step_model.notices if notice not in notices]
         return notices
+
+
+class _Arrived:
+    """Counts arrivals, and tells somebody now and then."""
+
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
+        self._progress = progress
+        self._count = 0
+
+    def more(self, count: int) -> None:
+        """Add some arrivals."""
+        self._count += count
+        if self._progress is not None:
+            self._progress(self._count)
 
 
 def _explain(name: str, instance: Instance) -> str:
