@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from servetwin.cluster import routers as _routers  # noqa: F401 (fills the registry)
-from servetwin.cluster.base import ClusterView, RequestView, routers
+from servetwin.cluster.base import ClusterView, RequestView, Router, routers
 from servetwin.core.errors import InputError
+from servetwin.testing.policies import RouterConformance
 
 
 def view(waiting: list[int], running: list[int], kv_used: list[int] | None = None) -> ClusterView:
@@ -29,20 +28,68 @@ def everyone(seen: ClusterView) -> np.ndarray:  # type: ignore[type-arg]
     return np.arange(len(seen.waiting))
 
 
-@pytest.mark.parametrize("name", routers.names())
-@given(data=st.data())
-def test_every_router_chooses_a_candidate_and_repeats_itself(name: str, data: st.DataObject) -> None:
-    """Whatever the view, the choice is a candidate, and a router with the same seed and history chooses the same."""
-    n = data.draw(st.integers(1, 6))
-    counts = st.lists(st.integers(0, 50), min_size=n, max_size=n)
-    candidates = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(sorted)))
-    calls = data.draw(st.lists(st.tuples(counts, counts, counts, st.sampled_from([None, "a", "b"])), max_size=8))
-    one, other = routers.get(name)(seed=4), routers.get(name)(seed=4)
-    for row, (waiting, running, used, session) in enumerate(calls):
-        seen, asked = view(waiting, running, used), request(row, session, (1, 2, row))
-        chosen = one.choose(asked, seen, candidates)
-        assert chosen in candidates
-        assert chosen == other.choose(asked, seen, candidates)
+class TestRoundRobin(RouterConformance):
+    """Conformance of round_robin."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("round_robin")(seed=seed)
+
+
+class TestRandom(RouterConformance):
+    """Conformance of random."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("random")(seed=seed)
+
+
+class TestLeastOutstanding(RouterConformance):
+    """Conformance of least_outstanding."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("least_outstanding")(seed=seed)
+
+
+class TestLeastKV(RouterConformance):
+    """Conformance of least_kv."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("least_kv")(seed=seed)
+
+
+class TestLoad(RouterConformance):
+    """Conformance of load."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("load")(seed=seed)
+
+
+class TestPowerOfTwo(RouterConformance):
+    """Conformance of power_of_two."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("power_of_two")(seed=seed)
+
+
+class TestSessionAffinity(RouterConformance):
+    """Conformance of session_affinity."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("session_affinity")(seed=seed)
+
+
+class TestPrefixAware(RouterConformance):
+    """Conformance of prefix_aware."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("prefix_aware")(seed=seed)
 
 
 def test_round_robin_takes_turns() -> None:

@@ -16,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Case:
         Least scaled requests per CPU second that are asked for, 0 where the figure is only reported.
     profile
         Folder of a measured profile, or None for the roofline.
+    repeats
+        How often it is run, with other seeds, so that short cases take long enough to be timed.
+    growth
+        Cases of one growth are compared with its first: cost per request, relative.
     """
 
     name: str
@@ -50,13 +54,15 @@ class Case:
     profile: str | None = None
     rate_per_s: float = NEAR_SATURATION_PER_S
     target: float = 0.0
+    repeats: int = 1
+    growth: str = ""
 
-    def scenario(self) -> dict[str, Any]:
+    def scenario(self, seed: int = 1) -> dict[str, Any]:
         """Return the case as a scenario."""
         step: dict[str, Any] = {"model": "profile", "path": self.profile} if self.profile else {"model": "roofline"}
         device = "RTXPRO6000" if self.profile else "H100-SXM"
         return {
-            "seed": 1,
+            "seed": seed,
             "model": "meta-llama/Llama-3.1-8B",
             "cluster": [
                 {
@@ -90,16 +96,15 @@ def cases(profile: str | None, *, quick: bool) -> list[Case]:
         Case("1,000,000 requests, 32 instances", 1_000_000, 32, target=1_000_000 / 25),
         Case("100,000 requests, roofline", 100_000, target=60_000),
         Case("100,000 requests, prefix caching", 100_000, prefix_caching=True, target=10_000),
-        Case("10,000 requests", 10_000),
-        Case("1,000,000 requests", 1_000_000),
+        Case("10,000 requests, one instance", 10_000, repeats=10, growth="requests"),
+        Case("1,000,000 requests, one instance", 1_000_000, growth="requests"),
     ]
     if profile:
         found.append(Case("100,000 requests, measured profile", 100_000, profile=profile, rate_per_s=25, target=25_000))
-    per_instance = 1_000
     for router in ROUTERS:
-        for instances in (1, 32, 1024):
-            name = f"{router}, {instances:,} instances"
-            found.append(Case(name, per_instance * max(instances, 16), instances, router))
+        for instances, repeats in ((1, 50), (32, 2), (1024, 1)):
+            name = f"{router}, {instances:,} x 1,000 requests"
+            found.append(Case(name, 1_000 * instances, instances, router, repeats=repeats, growth=router))
     return found
 
 
@@ -124,21 +129,25 @@ def measure(case: Case) -> dict[str, Any]:
     warm_up["workload"]["requests"] = 50
     servetwin.simulate(warm_up)
     heap = heap_per_s()
+    steps = 0
     started = time.process_time()
-    result = servetwin.simulate(case.scenario())
+    for seed in range(1, case.repeats + 1):
+        steps += servetwin.simulate(case.scenario(seed)).summary["steps"]
     cpu_s = time.process_time() - started
+    requests = case.requests * case.repeats
     heap = (heap + heap_per_s()) / 2
     scale = REFERENCE_HEAP_PER_S / heap
     return {
         "name": case.name,
-        "requests": case.requests,
+        "requests": requests,
         "instances": case.instances,
-        "steps": result.summary["steps"],
+        "steps": steps,
         "cpu_s": cpu_s,
-        "requests_per_cpu_s": case.requests / cpu_s,
-        "steps_per_cpu_s": result.summary["steps"] / cpu_s,
-        "scaled_requests_per_cpu_s": case.requests / cpu_s * scale,
+        "requests_per_cpu_s": requests / cpu_s,
+        "steps_per_cpu_s": steps / cpu_s,
+        "scaled_requests_per_cpu_s": requests / cpu_s * scale,
         "target_requests_per_cpu_s": case.target,
+        "growth": case.growth,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "heap_per_s": heap,
     }
@@ -154,13 +163,16 @@ def measure_apart(case_number: int, arguments: Sequence[str]) -> dict[str, Any]:
     return figures
 
 
-def lines(figures: dict[str, Any]) -> Iterator[str]:
-    """Yield one case's figures for a reader."""
+def line(figures: dict[str, Any], first: dict[str, Any] | None) -> str:
+    """Return one case's figures for a reader; ``first`` is the case with which its cost is compared."""
     target = figures["target_requests_per_cpu_s"]
     verdict = ""
+    if first is not None:
+        cost = first["requests_per_cpu_s"] / figures["requests_per_cpu_s"]
+        verdict = f"  cost per request {cost:.2f} x the first's"
     if target:
         verdict = f"  target {target:,.0f}: {'met' if figures['scaled_requests_per_cpu_s'] >= target else 'MISSED'}"
-    yield (
+    return (
         f"{figures['name']:40s} {figures['requests_per_cpu_s']:9,.0f} requests/s {figures['steps_per_cpu_s']:9,.0f} "
         f"steps/s  {figures['cpu_s']:7.2f} CPU s {figures['peak_memory_mb']:5,.0f} MB  "
         f"scaled {figures['scaled_requests_per_cpu_s']:9,.0f} requests/s{verdict}"
@@ -188,11 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     print(f"heap of 1,000 tuples: {heap_per_s() / 1e6:.2f} M pop+push per CPU second (reference: 1.80)")
     arguments = ["--quick"] if options.quick else []
-    results = []
+    results: list[dict[str, Any]] = []
+    firsts: dict[str, dict[str, Any]] = {}
     for number, case in enumerate(todo):
         if options.only in case.name:
             results.append(measure_apart(number, arguments))
-            print(*lines(results[-1]), sep="\n", flush=True)
+            first = firsts.setdefault(case.growth, results[-1]) if case.growth else None
+            print(line(results[-1], None if first is results[-1] else first), flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"written to {options.output}")
