@@ -34,6 +34,12 @@ def _least(scores: NDArray[np.int64], candidates: NDArray[np.int64]) -> int:
     return int(candidates[scores[candidates].argmin()])
 
 
+def _contains(candidates: NDArray[np.int64], instance: int) -> bool:
+    """Return whether an instance is among the candidates (which ascend)."""
+    place = int(candidates.searchsorted(instance))
+    return place < len(candidates) and int(candidates[place]) == instance
+
+
 @routers.register("round_robin")
 class RoundRobin:
     """One after the other, separately per set of candidates."""
@@ -91,8 +97,8 @@ class LeastKV:
     def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
         """Return the candidate with most room."""
         used = view.kv_used_blocks[candidates] / view.kv_blocks[candidates]
-        fullest_first = np.lexsort((candidates, view.outstanding[candidates], used))
-        return int(candidates[fullest_first[0]])
+        emptiest = candidates[used == used.min()]
+        return int(emptiest[view.outstanding[emptiest].argmin()]) if len(emptiest) > 1 else int(emptiest[0])
 
 
 @routers.register("load")
@@ -151,7 +157,7 @@ class SessionAffinity:
     def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
         """Return the session's home."""
         home = self._homes.get(request.session_id) if request.session_id is not None else None
-        if home is not None and home in candidates:
+        if home is not None and _contains(candidates, home):
             return home
         home = _least(view.outstanding, candidates)
         if request.session_id is not None:
@@ -187,7 +193,7 @@ class PrefixAware:
         limit = int(view.outstanding[least]) + self._imbalance
         best, best_rank = least, (0, -int(view.outstanding[least]))
         for instance in self._holders_of_first_block(request):
-            if instance in candidates and view.outstanding[instance] <= limit:
+            if _contains(candidates, instance) and view.outstanding[instance] <= limit:
                 rank = (self._matched(instance, request), -int(view.outstanding[instance]))
                 if rank > best_rank:
                     best, best_rank = instance, rank
