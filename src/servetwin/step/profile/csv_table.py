@@ -137,18 +137,18 @@ def _numbers(body: str, places: list[int], width: int) -> list[NDArray[Any]] | N
 
 
 def _texts(body: str, places: list[int], width: int) -> list[NDArray[Any]] | None:
-    rows = [line.split(",") for line in body.splitlines()]
-    if any(len(row) != width for row in rows):
+    lines = body.removesuffix("\n").split("\n")
+    if any(line.count(",") != width - 1 for line in lines):
         return None
-    by_column = list(zip(*rows, strict=True))
-    return [np.array(by_column[place]) for place in places] if by_column else None
+    cells = ",".join(lines).split(",")
+    return [np.array(cells[place::width], dtype=object) for place in places]
 
 
 def _converted(column: Column, entries: NDArray[Any]) -> NDArray[Any] | None:
     if column.kind == "text":
         return entries if bool(np.all(entries != "")) else None
     try:
-        numbers = entries.astype(np.float64)
+        numbers = np.fromiter(map(float, entries), np.float64, len(entries)) if entries.dtype == object else entries
     except ValueError:
         return None
     if not bool(np.all(np.isfinite(numbers))):

@@ -26,7 +26,7 @@ def isotonic(values: Floats, axis: int) -> Floats:
         for row in falling:
             flat[row] = _pooled(flat[row].tolist())
     else:
-        for part in np.array_split(falling, max(1, len(falling) * flat.shape[1] ** 2 // 2**20)):
+        for part in np.array_split(falling, max(1, len(falling) * flat.shape[1] // 2**15)):
             flat[part] = _max_min(flat[part])
     return np.moveaxis(flat.reshape(lines.shape), -1, axis)
 
@@ -49,14 +49,16 @@ def _pooled(line: list[float]) -> list[float]:
 
 
 def _max_min(lines: Floats) -> Floats:
-    length = lines.shape[1]
-    sums = np.concatenate([np.zeros((len(lines), 1)), np.cumsum(lines, axis=1)], axis=1)
-    first, last = np.arange(length)[:, None], np.arange(length)[None, :]
-    widths = last - first + 1
-    means = np.where(widths > 0, (sums[:, None, 1:] - sums[:, :-1, None]) / np.maximum(widths, 1), np.inf)
-    least_from = np.minimum.accumulate(means[:, :, ::-1], axis=2)[:, :, ::-1]
-    best = np.where(widths > 0, least_from, -np.inf).max(axis=1)
-    return np.asarray(np.maximum.accumulate(best, axis=1))
+    """Return for each place the greatest, over all starts up to it, of the least mean of a stretch that reaches it."""
+    columns = np.ascontiguousarray(lines.T)
+    sums = np.cumsum(columns, axis=0)
+    best = np.full_like(columns, -np.inf)
+    for start in range(len(columns)):
+        means = sums[start:] - sums[start - 1] if start else sums.copy()
+        means /= np.arange(1, len(means) + 1)[:, None]
+        np.minimum.accumulate(means[::-1], axis=0, out=means[::-1])
+        np.maximum(best[start:], means, out=best[start:])
+    return np.asarray(np.maximum.accumulate(best, axis=0).T)
 
 
 def monotone(values: Floats) -> Floats:
