@@ -151,6 +151,18 @@ def _command(deployment: Deployment, *options: str) -> Any:
     return CliRunner().invoke(app, [*map(str, arguments), *options])
 
 
+def test_files_are_copied_when_asked(deployment: Deployment) -> None:
+    """With ``copy`` the scenario refers to files of its own, once each, and the folder can be carried elsewhere."""
+    two = cluster_with({"max_num_seqs": 4}, {"max_num_seqs": 8})
+    source = LssSource(deployment.write(two), deployment.folder / "workload.jsonl", deployment.folder / "profiles")
+    path = deployment.folder / "elsewhere" / "scenario.yaml"
+    data = write_scenario(source, path, copy=True).data
+    paths = {data["workload"]["path"], *(pool["step"]["path"] for pool in data["cluster"])}
+    assert len(paths) == 2
+    assert all(place.startswith("scenario-files/") and (path.parent / place).exists() for place in paths)
+    assert (path.parent / data["cluster"][0]["step"]["path"] / "tp1").is_dir()
+
+
 def test_the_command_writes_a_scenario(deployment: Deployment) -> None:
     """Flags by LSS's names, --num-req as well; notices on standard error."""
     result = _command(deployment, "--num-req", "3", "--no-enable-prefix-caching", "--run-id", "r", "--mode", "lss")

@@ -90,6 +90,9 @@ def llmservingsim(
     inputs_root: Annotated[Path | None, _flag("--inputs-root", help_text="Ignored.")] = None,
     cleanup_inputs: Annotated[bool | None, _flag("--cleanup-inputs/--no-cleanup-inputs", help_text="Ignored.")] = None,
     log_level: Annotated[str | None, _flag("--log-level", help_text="Ignored.")] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy profiles, workload and model files to <scenario>-files/.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Turn a cluster file, a workload and run flags of LLMServingSim into a scenario."""
@@ -129,7 +132,7 @@ def llmservingsim(
         log_level=log_level,
     )
     source = LssSource(cluster, workload, profiles, models, architectures, flags, mode, kv_capacity)
-    imported = write_scenario(source, scenario, force=force)
+    imported = write_scenario(source, scenario, force=force, copy=copy)
     for notice in imported.notices:
         typer.echo(f"note: {notice}", err=True)
     typer.echo(f"wrote {scenario}; next: servetwin run {scenario}")

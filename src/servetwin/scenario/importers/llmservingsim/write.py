@@ -9,10 +9,13 @@ import yaml
 
 from servetwin.core.errors import InputError
 from servetwin.scenario.importers.llmservingsim.build import ImportedScenario, LssSource, import_scenario
+from servetwin.scenario.importers.llmservingsim.copies import copy_files
 
 
-def write_scenario(source: LssSource, path: Path, *, force: bool = False) -> ImportedScenario:
+def write_scenario(source: LssSource, path: Path, *, force: bool = False, copy: bool = False) -> ImportedScenario:
     """Import, check and write a scenario file; a file that stands there is overwritten only with ``force``.
+
+    With ``copy`` profiles, workload and model files are copied beside it; else it refers to them where they are.
 
     Raises
     ------
@@ -22,6 +25,8 @@ def write_scenario(source: LssSource, path: Path, *, force: bool = False) -> Imp
     if path.exists() and not force:
         raise InputError("there is a file already; choose another name, or --force to overwrite it", where=str(path))
     imported = import_scenario(source, path.resolve().parent)
+    if copy:
+        copy_files(imported.data, path.resolve())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(to_yaml(imported, source), encoding="utf-8")
