@@ -39,6 +39,9 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except OSError as error:  # a full disk, a directory that may not be written to
+            typer.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+            ctx.exit(INPUT)
 
 
 app = typer.Typer(

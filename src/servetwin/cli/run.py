@@ -40,21 +40,28 @@ def run(
 ) -> None:
     """Simulate a scenario and write its results."""
     from servetwin.cli.console import progress
-    from servetwin.cli.run_directory import choose_directory
+    from servetwin.cli.run_directory import check_directory, default_directory
     from servetwin.cli.run_summary import print_summary
+    from servetwin.core.interrupts import interrupts_handled
     from servetwin.scenario.run import simulate
 
     deployment = _resolve(scenario, sets, seed)
-    directory = choose_directory(output, deployment.loaded.name, force=force)
-    with progress("simulating", total=len(deployment.workload), quiet=quiet) as advance:
-        result = simulate(deployment, check_invariants=check_invariants, progress=advance)
-    result.write(directory, report=not no_report, token_times=token_times)
+    check_directory(output, force=force)
+    with interrupts_handled(_say_that_results_follow) as interrupts:
+        with progress("simulating", total=len(deployment.workload), quiet=quiet) as advance:
+            result = simulate(deployment, check_invariants=check_invariants, progress=advance)
+        directory = output or default_directory(deployment.loaded.name)
+        result.write(directory, report=not no_report, token_times=token_times)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     elif not quiet:
         print_summary(result, directory, report=not no_report)
-    if not result.outcome.complete:
+    if interrupts.count or not result.outcome.complete:
         raise KeyboardInterrupt
+
+
+def _say_that_results_follow() -> None:
+    typer.echo("interrupted: the results of the run are being written; once more stops at once", err=True)
 
 
 def check(scenario: ScenarioFile, sets: Sets = None, seed: Seed = None, as_json: Json = False) -> None:

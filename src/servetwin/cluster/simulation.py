@@ -16,6 +16,7 @@ from servetwin.cluster.base import ClusterView, FrontEnd, InstanceSpec, RequestV
 from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.release import Releases
 from servetwin.core.errors import StuckError
+from servetwin.core.interrupts import interrupts_handled
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.admission import rejection_reason
 from servetwin.engine.base import NOT_YET, REJECTED, RequestLog
@@ -24,6 +25,9 @@ from servetwin.engine.request import Request
 from servetwin.workload.base import DistinctContents, Workload
 
 ARRIVAL, STEP, CONTROL = 0, 1, 2
+STOP_NS = -1
+"""Before all times of a run: when the event is due that Ctrl-C asks for."""
+
 _ROWS_AT_ONCE = 8192
 
 
@@ -127,8 +131,11 @@ class _Loop:
         collecting = gc.isenabled()
         gc.disable()  # nothing here makes reference cycles; looking for them costs a tenth of the time
         try:
-            self._serve_all(cut_ns, _Arrived(progress))
+            with interrupts_handled(self._stop_soon) as interrupts:
+                self._serve_all(cut_ns, _Arrived(progress))
         except KeyboardInterrupt:
+            if interrupts.count > 1:
+                raise
             complete = False
             for instance in self.instances:
                 instance.flush()
@@ -147,6 +154,10 @@ class _Loop:
             complete=complete,
             notices=self._notices(),
         )
+
+    def _stop_soon(self) -> None:
+        """Put the end of the run in front of all events, so that Ctrl-C never cuts one in two."""
+        heapq.heappush(self.events, (STOP_NS, CONTROL, 0))
 
     def _serve_all(self, cut_ns: Sequence[int], arrived: _Arrived) -> None:
         """Serve all instances together, or one after the other if nothing that one does can reach another."""
@@ -205,6 +216,8 @@ class _Loop:
             elif now_ns == FAR_NS:
                 self._now_ns = max(last_ns, self._now_ns)
                 return
+            elif now_ns == STOP_NS:
+                raise KeyboardInterrupt
             else:
                 self._cut_all(now_ns)
 

@@ -148,12 +148,12 @@ class Result:
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "run.json", self._run())  # first: by this file a run's directory is known
         (folder / "resolved.yaml").write_text(self.info.resolved_yaml, encoding="utf-8")
         _write_json(folder / "summary.json", self.summary)
         write_parquet(folder / "requests.parquet", self.requests)
         for name in _TABLES:
             write_csv(folder / f"{name}.csv", [getattr(self, name)])
-        _write_json(folder / "run.json", self._run())
         self._write_optional(folder, report, token_times)
         return folder
 
