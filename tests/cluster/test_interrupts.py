@@ -51,7 +51,7 @@ class PressAtLine:
         return self
 
 
-@pytest.mark.parametrize("number", [*range(500, 900, 40), 1501, 3001, 5003, 8009, 12011])
+@pytest.mark.parametrize("number", [*range(601, 801, 3), 1501, 5003, 12011])
 def test_ctrl_c_at_any_line_leaves_a_whole_state(number: int) -> None:
     """Wherever Ctrl-C falls, the result can be told, and its completed requests are those of the whole run."""
     whole = servetwin.simulate(SCENARIO).requests
