@@ -22,9 +22,9 @@ def test_tables_align_numbers_to_the_right(capsys: pytest.CaptureFixture[str]) -
     """Text stands left, numbers right, an absent value is a dash."""
     print_table([{"name": "a", "n": 1234567, "x": 0.5}, {"name": "long", "n": 2, "x": None}])
     assert capsys.readouterr().out.splitlines() == [
-        "name          n  x",
+        "name          n    x",
         "a     1,234,567  0.5",
-        "long          2  -",
+        "long          2    -",
     ]
     print_table([])
     assert capsys.readouterr().out == "(none)\n"

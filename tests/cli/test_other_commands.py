@@ -99,6 +99,16 @@ def test_sweep_points_equal_runs(servetwin: Command) -> None:
     assert float(row["ttft_s.p99"]) == pytest.approx(run["ttft_s"]["p99"], rel=1e-14)
 
 
+def test_sweep_as_json_has_numbers(servetwin: Command) -> None:
+    """--json prints one object per point: the varied values and the results as what they are, no texts of them."""
+    done = servetwin("sweep", "s.yaml", "--vary", "cluster.chat.replicas=1,2", "--vary", "router=random,load", "--json")
+    rows = json.loads(done.out)
+    assert [(row["cluster.chat.replicas"], row["router"]) for row in rows] == [
+        (1, "random"), (1, "load"), (2, "random"), (2, "load"),
+    ]  # fmt: skip
+    assert all(row["requests.completed"] == 40 and 0 < row["ttft_s.mean"] < 1 and row["error"] == "" for row in rows)
+
+
 @pytest.mark.parametrize(
     "vary", [["cluster.chat.replicas="], ["cluster.chat.replicas=1,x"], ["nonsense=1"], ["seed"], ["seed=1", "seed=2"]]
 )

@@ -60,6 +60,18 @@ def test_an_earlier_run_is_replaced_and_anything_else_is_refused(servetwin: Comm
     assert servetwin("run", "s.yaml", "-o", "other", "--no-report", "--force").code == 0
     assert names("other") == FILES | {"thesis.txt"}
     assert servetwin("run", "s.yaml", "-o", "s.yaml").err.startswith("error: s.yaml: is a file")
+    assert servetwin("run", "s.yaml", "-o", "s.yaml/x").err.startswith("error: s.yaml/x: cannot be written: s.yaml is")
+
+
+def test_a_file_that_cannot_be_written_ends_with_2(servetwin: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full, say, is told by the file's name and no traceback."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "out/requests.csv")
+
+    monkeypatch.setattr("servetwin.scenario.result.write_csv", full)
+    done = servetwin("run", "s.yaml", "-o", "out")
+    assert (done.code, done.err) == (2, "error: out/requests.csv: No space left on device\n")
 
 
 def test_json_is_all_there_is_on_standard_output(servetwin: Command) -> None:
@@ -96,8 +108,11 @@ def test_no_escape_codes_where_there_is_no_terminal(servetwin: Command) -> None:
         (["run", "s.yaml", "--set", "cluster.chta.replicas=1"], "did you mean 'chat'?"),
         (["run", "s.yaml", "--set", "router=rond_robin"], "error: --set router: router.policy: unknown router"),
         (["check", "s.yaml", "--set", "cluster.chat.step.base_ms=3"], "'base_ms'; did you mean 'base_ns'?"),
+        (["check", "s.yaml", "--set", "router={policy: load, staleness: 3}"], "router.staleness: unknown key 'staleness'; did you mean"),
+        (["check", "s.yaml", "--set", "workload.kind=csw"], "--set workload.kind: given 'csw': should be one of"),
+        (["check", "s.yaml", "--set", "workload.arrivals.rate_per_s=1e-300"], "s.yaml:8: workload: a time of "),
         (["check", "s.yaml", "--set", "cluster.chat.step.base_ns=-3"], "must be a number of at least 0, got -3"),
-        (["check", "s.yaml", "--set", "cluster.chat.step.base_ns=.nan"], "given nan: input should be a finite number"),
+        (["check", "s.yaml", "--set", "cluster.chat.step.base_ns=.nan"], "given nan: should be a finite number"),
         (["check", "s.yaml", "--set", "model=meta-llama/Llama-3.1-8C"], "did you mean 'meta-llama/Llama-3.1-8B'?"),
         (["check", "s.yaml", "--seed", "-1"], "error: --seed: seed: given -1"),
         (["check", "s.yaml", "--set", "workload={kind: csv, path: no.csv}"], "no.csv"),
@@ -149,6 +164,9 @@ def test_check_runs_nothing_and_tells_what_follows(servetwin: Command) -> None:
     facts = json.loads(servetwin("check", "s.yaml", "--json").out)
     assert facts["pools"]["chat"]["kv_blocks"] == 399
     assert facts["workload"]["requests"] == 40
+    assert "longer than any instance" not in servetwin("check", "s.yaml").out
+    too_long = servetwin("check", "s.yaml", "--set", "cluster.chat.engine.max_model_len=20").out
+    assert "requests are longer than any instance can serve: a run rejects them" in too_long
     assert not Path("runs").exists()
 
 

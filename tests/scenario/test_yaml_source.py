@@ -18,7 +18,9 @@ from servetwin.scenario.yaml_source import parse_value, parse_values, parse_yaml
     [
         ("128", 128),
         ("-3", -3),
-        ("1e9", 1e9),
+        ("1e9", 10**9),
+        ("1.0e9", 1e9),
+        ("1e30", 1e30),
         ("1.5e-3", 0.0015),
         ("0.5", 0.5),
         ("true", True),

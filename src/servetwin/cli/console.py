@@ -18,7 +18,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(rows[0])
     cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    right = [all(isinstance(row.get(name), int | float) for row in rows) for name in names]
+    right = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in names]
     for line in cells:
         padded = (
             cell.rjust(width) if to_right else cell.ljust(width)

@@ -68,7 +68,8 @@ def check(scenario: ScenarioFile, sets: Sets = None, seed: Seed = None, as_json:
     """Read and resolve a scenario, and run nothing."""
     from servetwin.scenario.resolved import resolved_facts
 
-    facts = resolved_facts(_resolve(scenario, sets, seed))
+    deployment = _resolve(scenario, sets, seed)
+    facts = resolved_facts(deployment)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -82,6 +83,10 @@ def check(scenario: ScenarioFile, sets: Sets = None, seed: Seed = None, as_json:
     )
     for notice in facts["notices"]:
         typer.echo(f"note: {notice}")
+    if deployment.num_too_long:
+        typer.echo(
+            f"note: {deployment.num_too_long:,} requests are longer than any instance can serve: a run rejects them"
+        )
     print_table([_pool_row(name, pool) for name, pool in facts["pools"].items()])
 
 

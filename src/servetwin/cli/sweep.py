@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,7 +54,7 @@ def sweep(
     picture = folder / "sweep.html"
     picture.write_text(sweep_page(f"Sweep of {loaded.name}", rows), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps([_numbers(row) for row in rows], indent=2))
     elif not quiet:
         _print(rows, folder / TABLE, picture)
 
@@ -73,6 +73,24 @@ def _print(rows: list[Row], table: Path, picture: Path) -> None:
             typer.echo(f"failed: {', '.join(f'{path}={row[path]}' for path in paths)}: {row['error']}")
     typer.echo(f"table:   {table}")
     typer.echo(f"picture: {picture}")
+
+
+def _numbers(row: Row) -> dict[str, Any]:
+    """Return a row of the table with numbers in place of their texts: results, and values that were varied."""
+    from servetwin.experiment.sweep import varied_paths
+
+    texts = ("scenario_hash", "error")
+    varied = varied_paths([row])
+    return {
+        name: text if name in texts else _value(text) if name in varied else _number(text) for name, text in row.items()
+    }
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # a plain text: the name of a router
+        return text
 
 
 def _number(text: str | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from servetwin.workload.schema import Options
 
 __all__ = [
     "AS_NAME",
+    "POOL_NAME",
     "Microseconds",
     "Options",
     "PluginOptions",
@@ -19,12 +21,24 @@ __all__ = [
     "Tokens",
     "describe",
     "implementation",
+    "pool_name",
     "wrapped",
 ]
 
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Microseconds = Annotated[float, Field(ge=0, le=1e12)]
 Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+def pool_name(value: str) -> str:
+    """Check the name of a pool: it stands in paths (``--set cluster.NAME.replicas=2``) and in names of instances."""
+    if not POOL_NAME.fullmatch(value):
+        raise PydanticCustomError(
+            "pool_name", "should be letters of a to z, digits, - and _, at most 100, with a letter or digit first"
+        )
+    return value
 
 
 class PluginOptions(Options):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from servetwin.cluster import routers as _built_in_routers  # noqa: F401  (registers them)
 from servetwin.cluster.base import FrontEnd, InstanceSpec, Router, routers
 from servetwin.core.errors import InputError
 from servetwin.core.units import seconds_to_ns, us_to_ns
 from servetwin.engine import orderings as _built_in_orderings  # noqa: F401
 from servetwin.engine import schedulers as _built_in_schedulers  # noqa: F401
+from servetwin.engine.admission import longest_request
 from servetwin.engine.base import EngineSettings, Ordering, Scheduler, orderings, schedulers
 from servetwin.metrics.options import MetricOptions
 from servetwin.scenario.factories import make
@@ -47,6 +50,12 @@ class Deployment:
     def scenario(self) -> Scenario:
         """The scenario."""
         return self.loaded.scenario
+
+    @property
+    def num_too_long(self) -> int:
+        """How many requests no instance can ever serve, so that they will be rejected, whatever their model."""
+        longest = max(longest_request(spec.settings) for spec in self.instances)
+        return int(np.count_nonzero(self.workload.prompt_tokens + self.workload.output_tokens > longest))
 
     @property
     def notices(self) -> list[str]:
@@ -147,7 +156,7 @@ def _router(scenario: Scenario) -> Router:
         given: Router = options.policy
         return given
     factory = routers.get(options.policy, where="router.policy")
-    return make(factory, options.extra, {"seed": lambda: scenario.seed}, "router")
+    return make(factory, options.extra, {"seed": lambda: scenario.seed}, "router", type(options).model_fields)
 
 
 def _front_end(scenario: Scenario) -> FrontEnd | None:

@@ -11,10 +11,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from servetwin.core.errors import InputError
+from servetwin.scenario.base import POOL_NAME
+from servetwin.scenario.wording import in_plain_words
 from servetwin.scenario.yaml_source import KeyPath
 
 MOST_SHOWN = 10
 """Errors shown at once."""
+
+_LITERALS = {None: "nothing (null)", True: "true", False: "false"}
+"""Values as YAML writes them, where Python writes them otherwise."""
 
 
 def explain(
@@ -36,6 +41,8 @@ def explain(
     lines: list[str] = []
     for details in error.errors(include_url=False):
         path = data_path(details["loc"], data, details["type"])
+        if details["type"] == "union_tag_invalid":
+            path = (*path, _discriminator(details))
         line = f"{_place(path, data, where)}{_message(details, root)}"
         if line not in lines:
             lines.append(line)
@@ -76,13 +83,23 @@ def dotted(path: KeyPath, data: object) -> str:
         step = _step_into(current, part)
         current = step[0] if step else None
         name = _step_into(current, "name") if isinstance(part, int) else None
-        words.append(str(name[0]) if name and isinstance(name[0], str) else str(part))
+        words.append(str(name[0]) if name and _is_name(name[0]) else str(part))
     return ".".join(words)
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and POOL_NAME.fullmatch(value) is not None
+
+
 def _place(path: KeyPath, data: object, where: Callable[[KeyPath], str | None]) -> str:
-    parts = [where(path), dotted(path, data)]
+    place, key = where(path), dotted(path, data)
+    parts = [place] if place and place.endswith(f" {key}") else [place, key]
     return "".join(f"{part}: " for part in parts if part)
+
+
+def _discriminator(details: ErrorDetails) -> str:
+    """Return the key whose value chooses a member of a union."""
+    return str(details["ctx"]["discriminator"]).strip("'")
 
 
 def _message(details: ErrorDetails, root: type[BaseModel]) -> str:
@@ -92,17 +109,12 @@ def _message(details: ErrorDetails, root: type[BaseModel]) -> str:
         return f"unknown key {loc[-1]!r}{_nearest(loc[-1], known)} Allowed: {', '.join(known)}"
     if kind == "missing":
         return "is missing"
-    message = details["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
+    message = in_plain_words(details)
     expected = context.get("expected_tags") or (context.get("expected") if kind == "literal_error" else None)
     if kind == "union_tag_invalid":
-        key, given = str(context["discriminator"]).strip("'"), context["tag"]
-        message = f"{key} must be one of {expected}"
-    near = (
-        _nearest(given, [word.strip("'") for word in str(expected).replace(" or ", ", ").split(", ")])
-        if expected
-        else ""
-    )
+        given, message = context["tag"], f"should be one of {expected}"
+    known = [word.strip("'") for word in str(expected).replace(" or ", ", ").split(", ")] if expected else []
+    near = _nearest(given, known) if len(known) > 1 else ""
     if isinstance(given, Mapping | BaseModel) and kind not in ("string_type", "union_tag_not_found"):
         return message + near
     return f"given {shorten(given)}: {message}{near}"
@@ -112,7 +124,8 @@ def shorten(value: object, length: int = 80) -> str:
     """Return a value's text, cut where it is long."""
     if isinstance(value, Mapping):
         return f"a mapping with the keys {', '.join(map(str, list(value)[:8]))}" if value else "an empty mapping"
-    text = repr(value)
+    text = _LITERALS.get(value, "") if value is None or isinstance(value, bool) else ""
+    text = text or repr(value)
     return text if len(text) <= length else f"{text[:length]}..."
 
 

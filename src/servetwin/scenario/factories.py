@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -12,12 +12,17 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.scenario.explain import shorten
+from servetwin.scenario.wording import in_plain_words
 
 T = TypeVar("T")
 
 
 def make(
-    factory: Callable[..., T], options: Mapping[str, Any], context: Mapping[str, Callable[[], Any]], where: str
+    factory: Callable[..., T],
+    options: Mapping[str, Any],
+    context: Mapping[str, Callable[[], Any]],
+    where: str,
+    beside: Iterable[str] = (),
 ) -> T:
     """Call ``factory`` with the options that a user gave and what it asks of the context.
 
@@ -31,6 +36,8 @@ def make(
         What the scenario knows (seed, device, ...), worked out and handed over where the signature has that name.
     where
         Path of the options, for messages.
+    beside
+        Keys that may stand beside the options: the nearest match of a misspelt one may be among them.
 
     Raises
     ------
@@ -48,7 +55,7 @@ def make(
         elif open_ended:
             arguments[name] = value
         else:
-            raise unknown_name("option", name, own, where=f"{where}.{name}")
+            raise unknown_name("key", name, [*own, *beside], where=f"{where}.{name}")
     missing = [name for name in own if name not in arguments and parameters[name].default is inspect.Parameter.empty]
     if missing:
         raise InputError(f"option {missing[0]!r} is missing", where=where)
@@ -89,5 +96,5 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     try:
         return adapter.validate_python(value, strict=_is_scalar(hint))
     except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"]
-        raise InputError(f"given {shorten(value)}: {message[0].lower()}{message[1:]}", where=where) from None
+        message = in_plain_words(error.errors(include_url=False)[0])
+        raise InputError(f"given {shorten(value)}: {message}", where=where) from None

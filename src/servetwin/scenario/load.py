@@ -77,7 +77,10 @@ class LoadedScenario:
     def located(self, error: InputError) -> InputError:
         """Return an error about a key of this scenario with the file and the line of that key, where known."""
         place = self.places.of_key(error.where) if error.where else None
-        return InputError(str(error), where=place) if place else error
+        if not place:
+            return error
+        text = str(error).removeprefix(f"{error.where}: ") if place.endswith(f" {error.where}") else str(error)
+        return InputError(text, where=place)
 
 
 def load_scenario(

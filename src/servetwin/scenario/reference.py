@@ -36,7 +36,7 @@ A scenario is one YAML file. `servetwin init` writes a commented one, `servetwin
 `--set path.to.key=value` changes a value from the command line (`--set cluster.chat.engine.max_num_seqs=128`: a pool is
 found by its name). Unknown keys, NaN, infinities, sizes out of bounds and keys that stand twice are errors that name
 the file, the line, the key's path, what was given and what is allowed. Relative paths count from the scenario's folder.
-Numbers are YAML 1.2's (`1e9` is one), and text is never taken for a number.
+Numbers are YAML 1.2's (`1e6` is a whole one), and text is never taken for a number.
 
 From Python a scenario may be a mapping in which a router, scheduler, ordering, step model, collective or workload
 stands as an object instead of a name: `servetwin.simulate({..., "router": MyRouter()})`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from servetwin.scenario.base import (
@@ -15,6 +15,7 @@ from servetwin.scenario.base import (
     Seconds,
     Tokens,
     implementation,
+    pool_name,
     wrapped,
 )
 from servetwin.scenario.workload_field import WorkloadField
@@ -171,8 +172,8 @@ class StepOptions(PluginOptions):
 class PoolOptions(Options):
     """A pool of equal replicas."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100, description="Name, unique in the cluster."
+    name: Annotated[str, AfterValidator(pool_name)] = Field(
+        description="Name, unique in the cluster: letters, digits, `-` and `_`."
     )
     replicas: int = Field(1, ge=1, le=MAX_INSTANCES, description="Number of equal instances.")
     model: str | None = Field(None, description="Model that this pool serves; default: the scenario's.")

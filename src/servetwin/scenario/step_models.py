@@ -52,7 +52,7 @@ def build_step_model(replica: Replica) -> StepModel:
     factory = step_models.get(options.model, where=f"{where}.model")
     context = {name: partial(find, replica, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
-    return make(factory, options.extra, context, where)
+    return make(factory, options.extra, context, where, type(options).model_fields)
 
 
 def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
@@ -73,7 +73,8 @@ def _collectives(replica: Replica) -> Collectives | None:
         given: Collectives = options.kind
         return given
     link = replica.link
-    return make(collectives.get(options.kind, where=f"{where}.kind"), options.extra, {"link": lambda: link}, where)
+    factory = collectives.get(options.kind, where=f"{where}.kind")
+    return make(factory, options.extra, {"link": lambda: link}, where, type(options).model_fields)
 
 
 def _path(replica: Replica) -> Path:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
 
+from servetwin.core.errors import InputError
 from servetwin.scenario.base import PluginOptions, describe
 from servetwin.scenario.factories import make
 from servetwin.workload.base import Workload, WorkloadSource, workload_sources
@@ -59,7 +60,12 @@ def build_workload(
         return field
     if isinstance(field, PluginWorkload):
         factory = workload_sources.get(field.kind, where="workload.kind")
-        return make(factory, field.extra, {"folder": lambda: folder}, "workload").build(seed)
-    if isinstance(field, SyntheticOptions | CsvOptions | LssJsonlOptions):
-        return field.at(folder).source().build(seed)
-    return field.build(seed)
+        source = make(factory, field.extra, {"folder": lambda: folder}, "workload", ["kind"])
+    elif isinstance(field, SyntheticOptions | CsvOptions | LssJsonlOptions):
+        source = field.at(folder).source()
+    else:
+        source = field
+    try:
+        return source.build(seed)
+    except InputError as error:
+        raise error if error.where else InputError(str(error), where="workload") from None

@@ -15,6 +15,9 @@ from servetwin.core.errors import InputError
 MAX_NODES = 200_000
 """Most values that a file may hold once its aliases are expanded."""
 
+MAX_CHARACTERS = 20_000_000
+"""Most characters that are read of a file: a scenario is never that long."""
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -36,6 +39,15 @@ class _Loader(yaml.SafeLoader):
                 )
             seen[key] = line
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float | int:
+        """Construct a number; ``1e6``, written without a point, is a whole one."""
+        value = super().construct_yaml_float(node)
+        whole = "." not in node.value and value.is_integer() and abs(value) < 2**53
+        return int(value) if whole else value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def _plain(tag: str, pattern: str, first: str) -> None:
@@ -101,13 +113,16 @@ def read_yaml(path: str | Path) -> YamlSource:
         If the file cannot be read, or is no valid YAML; with the line.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None
     except UnicodeDecodeError as error:
         raise InputError(f"not a text file in UTF-8 ({error.reason} at byte {error.start})", where=str(path)) from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=str(path)) from None
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"is longer than {MAX_CHARACTERS:,} characters: no scenario", where=str(path))
     return parse_yaml(text, str(path))
 
 
@@ -129,7 +144,7 @@ def parse_yaml(text: str, label: str) -> YamlSource:
     except RecursionError:
         raise InputError("nested too deeply", where=label) from None
     except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(f"holds a value that cannot be read: {error}", where=label) from None
+        raise InputError(f"holds a value that cannot be read: {str(error).split(';')[0]}", where=label) from None
     return YamlSource(data, label, root)
 
 
