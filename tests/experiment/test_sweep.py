@@ -10,7 +10,7 @@ import pytest
 from servetwin.core.errors import InputError
 from servetwin.experiment import sweep
 from servetwin.experiment.sweep import Point, Row, run_sweep, sweep_points
-from servetwin.experiment.sweep_page import sweep_page
+from servetwin.experiment.sweep_page import short_names, sweep_page
 from servetwin.experiment.sweep_table import read_rows
 from servetwin.scenario.load import load_scenario
 
@@ -112,3 +112,12 @@ def test_the_page_is_the_same_for_the_same_rows(tmp_path: Path) -> None:
     """The picture depends on the rows alone."""
     rows = run_sweep(points(router=["random", "round_robin"]), tmp_path)
     assert sweep_page("t", rows) == sweep_page("t", read_rows(tmp_path / "sweep.csv"))
+
+
+def test_lines_are_named_by_what_tells_paths_apart() -> None:
+    """A legend has the end of each path, longer where two paths end alike."""
+    assert short_names(["seed"]) == {"seed": "seed"}
+    assert list(short_names(["cluster.a.replicas", "workload.arrivals.rate_per_s"]).values()) == [
+        "replicas", "rate_per_s",
+    ]  # fmt: skip
+    assert list(short_names(["cluster.a.replicas", "cluster.b.replicas"]).values()) == ["a.replicas", "b.replicas"]

@@ -109,6 +109,12 @@ def test_empty_series_can_be_drawn() -> None:
     assert lines("n", "t", "c", np.zeros(1), {"a": np.zeros(1)}, "y").data[0]["y"] == [0.0]
 
 
+def test_the_last_value_is_held_to_the_end_of_its_interval() -> None:
+    """A line over time ends where its last interval ends, so that a single interval can be seen."""
+    traces = lines("n", "t", "c", np.array([4.0]), {"a": np.array([7.0])}, "y", interval_s=2.0).data
+    assert (traces[0]["x"], traces[0]["y"]) == ([4.0, 6.0], [7.0, 7.0])
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(None, "–"), (0.0, "0 s"), (1.5e-6, "1.50 µs"), (0.0123, "12.3 ms"), (0.99996, "1.00 s"), (1234.5, "1,234 s")],

@@ -66,6 +66,7 @@ def lines(
     series: Mapping[str, NDArray[Any]],
     y_title: str,
     *,
+    interval_s: float = 0.0,
     rates: bool = False,
     stacked: bool = False,
     **changes: Any,
@@ -76,14 +77,18 @@ def lines(
     ----------
     series
         Values by label, each of the shape of ``time_s``; at most four.
+    interval_s
+        For how long a value holds: the last one is drawn to its end.
     rates
         Whether values are means over intervals; else they are states, held until the next one.
     """
-    x = numbers(thin(time_s, mean=False))
+    ends = time_s[-1:] + interval_s if interval_s else time_s[:0]
+    x = numbers(np.concatenate([thin(time_s, mean=False), ends]))
     data: list[dict[str, Any]] = []
     for color, (label, values) in zip(_AREAS if stacked else COLORS, series.items(), strict=False):
         trace: dict[str, Any] = {"type": "scatter", "mode": "lines", "name": label, "x": x}
-        trace["y"] = numbers(thin(values, mean=rates))
+        held = thin(values, mean=rates)
+        trace["y"] = numbers(np.concatenate([held, held[-len(ends) :] if len(ends) else ends]))
         trace["line"] = {"color": color, "width": 1.8, "shape": "hv" if len(x) <= MAX_POINTS // 4 else "linear"}
         if stacked:
             trace |= {"stackgroup": "all", "fillcolor": color, "line": trace["line"] | {"width": 0.5}}

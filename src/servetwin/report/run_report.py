@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -50,8 +51,8 @@ def run_report(measurements: Measurements, summary: dict[str, Any], title: str, 
         f'<div class="limit"><b>What limits it</b>{escape(measurements.limit.sentence)}</div>',
         tiles(_tiles(summary)),
         latency_table(summary),
-        section("Latencies", charts(latencies)),
-        section("Over time", charts(over_time)),
+        section("Latencies", charts(latencies)) if latencies else "",
+        section("Over time", charts(over_time)) if over_time else "",
         section("Instances", charts(instances) + instance_table(summary["instances"])) if several else "",
         _notices(summary["notices"]),
     ]
@@ -95,12 +96,14 @@ def _tiles(summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
 
 
 def _distributions(measurements: Measurements, summary: dict[str, Any]) -> list[Figure]:
-    """Return the cumulative distribution of each latency."""
+    """Return the cumulative distribution of each latency that any request has."""
     records = measurements.records
     seconds = latencies_s(records, records.rows_where(records.measured, slice(None)))
     figures = []
     for key in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
         short, long = LATENCY_NAMES[key]
+        if summary[key]["mean"] is None:
+            continue
         values, counts = measurements.tokens.gaps(records.cluster) if key == "itl_s" else (seconds[key], None)
         limit = records.options.slo.get(key)
         caption = f"{long}; {_percentiles(summary[key])}"
@@ -113,7 +116,9 @@ def _percentiles(statistics: Statistics) -> str:
 
 
 def _over_time(measurements: Measurements, summary: dict[str, Any]) -> list[Figure]:
-    """Return throughput, queue and batch, and KV use over time, of the whole cluster."""
+    """Return throughput, queue and batch, and KV use over time, of the whole cluster; nothing where no step ran."""
+    if not summary["steps"]:
+        return []
     series, records = measurements.timeline, measurements.records
     time_s = series["time_s"]
     every = f"per interval of {measurements.grid.interval_ns / 1e9:g} s"
@@ -121,15 +126,16 @@ def _over_time(measurements: Measurements, summary: dict[str, Any]) -> list[Figu
     running = {"running": series["running"], "waiting": series["waiting"]}
     slots = sum(spec.settings.max_num_seqs for spec in records.instances)
     hit_rate = {"prefix hit rate": series["prefix_hit_rate"] * 100}
+    draw = partial(lines, interval_s=measurements.grid.interval_ns / 1e9)
     return [
-        lines(
+        draw(
             "output", "Output tokens", every, time_s, {"output": series["output_tokens_per_s"]}, "tokens/s", rates=True
         ),
-        lines(
+        draw(
             "prompt", "Prompt tokens", every, time_s, {"prompt": series["prompt_tokens_per_s"]}, "tokens/s", rates=True
         ),
-        lines("requests", "Batch and queue", f"requests; at most {slots:,} run at once", time_s, running, "requests"),
-        lines(
+        draw("requests", "Batch and queue", f"requests; at most {slots:,} run at once", time_s, running, "requests"),
+        draw(
             "kv",
             "KV cache",
             _kv_caption(records),
@@ -139,7 +145,7 @@ def _over_time(measurements: Measurements, summary: dict[str, Any]) -> list[Figu
             stacked=True,
         ),
         *(
-            [lines("hits", "Prefix cache", "cached / looked-up prompt tokens so far", time_s, hit_rate, "%")]
+            [draw("hits", "Prefix cache", "cached / looked-up prompt tokens so far", time_s, hit_rate, "%")]
             if summary["tokens"]["cached"]
             else []
         ),
