@@ -24,7 +24,7 @@ def test_yaml_and_json_read_alike(tmp_path: Path) -> None:
         ("a.yaml", "x: 1\ny: [1\nz: 2\n", r"a\.yaml:3: not valid YAML"),
         ("a.yaml", "x: !!python/object:os.system {}\n", r"a\.yaml:1: not valid YAML"),
         ("a.yaml", "x: \x00\n", r"a\.yaml: not valid"),
-        ("a.json", '{"x": 1,\n}', r"a\.json:2: not valid JSON"),
+        ("a.json", '{"x": 1,\n"y" 2}', r"a\.json:2: not valid JSON"),
     ],
 )
 def test_what_cannot_be_parsed_names_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
