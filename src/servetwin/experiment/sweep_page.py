@@ -25,13 +25,13 @@ class Metric(NamedTuple):
 
 
 _METRICS = (
-    Metric("ttft_s.mean", "TTFT, mean", "ms", 1000),
-    Metric("ttft_s.p99", "TTFT, p99", "ms", 1000),
-    Metric("tpot_s.mean", "TPOT, mean", "ms", 1000),
-    Metric("e2e_s.p99", "E2E, p99", "s"),
+    Metric("ttft_s.mean", "TTFT mean", "s"),
+    Metric("ttft_s.p99", "TTFT p99", "s"),
+    Metric("tpot_s.mean", "TPOT mean", "s"),
+    Metric("e2e_s.p99", "E2E p99", "s"),
     Metric("throughput.output_tokens_per_s", "Output", "tokens/s"),
     Metric("slo.goodput_per_s", "Goodput", "requests/s"),
-    Metric("kv.peak_used_fraction", "KV cache, peak", "%", 100),
+    Metric("kv.peak_used_fraction", "KV cache peak", "%", 100),
     Metric("preemptions", "Preemptions", "number"),
 )
 
@@ -40,12 +40,24 @@ def sweep_page(title: str, rows: Sequence[Row]) -> str:
     """Return a self-contained page: one chart per metric over the first varied path, one line per other combination."""
     paths = varied_paths(rows)
     good = [row for row in rows if not row["error"]]
-    metrics = [metric for metric in _METRICS if any(float(row.get(metric.column) or 0) for row in good)]
+    metrics = _metrics(good)
     drawn = [_figure(good, paths, metric) for metric in metrics]
     failed = f"; {len(rows) - len(good)} failed" if len(good) < len(rows) else ""
     more = f"; {MAX_LINES} combinations are drawn" if len(_groups(good, paths[1:])) > MAX_LINES else ""
     body = section("Over " + paths[0], charts(drawn)) + section("All points", _table(rows, paths, metrics))
     return page(title, f"{len(rows)} points{failed}{more}", body, drawn)
+
+
+def _metrics(rows: Sequence[Row]) -> list[Metric]:
+    """Return the metrics that are not zero everywhere, short times in milliseconds."""
+    found = []
+    for metric in _METRICS:
+        largest = max((float(row.get(metric.column) or 0) for row in rows), default=0.0)
+        if metric.unit == "s" and largest < 2:
+            metric = metric._replace(unit="ms", factor=1000.0)
+        if largest > 0:
+            found.append(metric)
+    return found
 
 
 def _figure(rows: Sequence[Row], paths: Sequence[str], metric: Metric) -> Figure:
@@ -114,4 +126,4 @@ def _table(rows: Sequence[Row], paths: Sequence[str], metrics: Sequence[Metric])
         if row["error"]:
             results = f'<td colspan="{max(1, len(metrics))}" class="reason">{escape(row["error"])}</td>'
         lines.append(f"<tr>{values}{results}</tr>")
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
