@@ -37,3 +37,15 @@ def test_the_readme_is_true(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.chdir(EXAMPLES.parent)
     exec(program, {})
     assert capsys.readouterr().out
+
+
+DOCS = [EXAMPLES.parent / name for name in ("README.md", "CONTRIBUTING.md")]
+DOCS += sorted((EXAMPLES.parent / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+def test_links_of_the_docs_lead_somewhere(path: Path) -> None:
+    """A relative link names a file that is there."""
+    text = path.read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (path.parent / link).exists()] == []
