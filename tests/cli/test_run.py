@@ -164,9 +164,9 @@ def test_check_runs_nothing_and_tells_what_follows(servetwin: Command) -> None:
     facts = json.loads(servetwin("check", "s.yaml", "--json").out)
     assert facts["pools"]["chat"]["kv_blocks"] == 399
     assert facts["workload"]["requests"] == 40
-    assert "longer than any instance" not in servetwin("check", "s.yaml").out
+    assert "reject" not in servetwin("check", "s.yaml").out
     too_long = servetwin("check", "s.yaml", "--set", "cluster.chat.engine.max_model_len=20").out
-    assert "requests are longer than any instance can serve: a run rejects them" in too_long
+    assert "note: a run will reject requests of more than 20 tokens, which no instance can serve: " in too_long
     assert not Path("runs").exists()
 
 

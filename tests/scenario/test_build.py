@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,36 @@ def test_simulate_takes_a_path_a_mapping_and_edits(small: dict[str, Any], tmp_pa
     assert servetwin.simulate(path, seed=9).summary["duration_s"] != first["duration_s"]
     more = servetwin.simulate(path, edits={"workload.requests": 25}, check_invariants=True).summary
     assert more["requests"]["completed"] == 25
+
+
+CONFIG = {
+    "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4, "vocab_size": 1000, "max_position_embeddings": 512, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def test_requests_may_call_a_model_as_the_scenario_does(tmp_path: Path) -> None:
+    """A model that is named by the path of its config.json gets the requests for that path; others are told before."""
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps(CONFIG))
+    scenario = {
+        "cluster": [
+            {"name": "a", "model": "tiny/config.json", "hardware": {"device": "L4"}},
+            {"name": "b", "model": "meta-llama/Llama-3.2-1B", "hardware": {"device": "L4"}},
+        ],
+        "workload": {
+            "kind": "synthetic", "requests": 60, "arrivals": {"kind": "constant", "rate_per_s": 10},
+            "prompt_tokens": 20, "output_tokens": 3,
+            "model": {"tiny/config.json": 1, "meta-llama/Llama-3.2-1B": 1, "gpt-5": 1},
+        },
+    }  # fmt: skip
+    deployment = build(load_scenario(scenario, folder=tmp_path))
+    unserved = sum(model == "gpt-5" for model in deployment.workload.model or ())
+    assert deployment.rejections == [f"requests for the model 'gpt-5', which no pool serves: {unserved}"]
+    requests = servetwin.simulate(deployment).requests
+    served = {
+        (str(model), str(instance)) for model, instance in zip(requests["model"], requests["instance"], strict=True)
+    }
+    assert {("tiny", "a-0"), ("meta-llama/Llama-3.2-1B", "b-0")} < served
+    assert sum(state == "rejected" for state in requests["state"]) == unserved

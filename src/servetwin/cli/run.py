@@ -83,10 +83,8 @@ def check(scenario: ScenarioFile, sets: Sets = None, seed: Seed = None, as_json:
     )
     for notice in facts["notices"]:
         typer.echo(f"note: {notice}")
-    if deployment.num_too_long:
-        typer.echo(
-            f"note: {deployment.num_too_long:,} requests are longer than any instance can serve: a run rejects them"
-        )
+    for rejected in deployment.rejections:
+        typer.echo(f"note: a run will reject {rejected}")
     print_table([_pool_row(name, pool) for name, pool in facts["pools"].items()])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,10 +54,20 @@ class Deployment:
         return self.loaded.scenario
 
     @property
-    def num_too_long(self) -> int:
-        """How many requests no instance can ever serve, so that they will be rejected, whatever their model."""
+    def rejections(self) -> list[str]:
+        """What can be said, before anything runs, of requests that no instance will serve."""
         longest = max(longest_request(spec.settings) for spec in self.instances)
-        return int(np.count_nonzero(self.workload.prompt_tokens + self.workload.output_tokens > longest))
+        too_long = int(np.count_nonzero(self.workload.prompt_tokens + self.workload.output_tokens > longest))
+        served = {spec.model for spec in self.instances}
+        asked = Counter(self.workload.model or () if None not in served else ())
+        said = (
+            [f"requests of more than {longest:,} tokens, which no instance can serve: {too_long:,}"] if too_long else []
+        )
+        for model, count in sorted(
+            (str(model), count) for model, count in asked.items() if model not in served | {None}
+        ):
+            said.append(f"requests for the model {model!r}, which no pool serves: {count:,}")
+        return said
 
     @property
     def notices(self) -> list[str]:
@@ -87,7 +99,7 @@ def _build(loaded: LoadedScenario) -> Deployment:
         loaded=loaded,
         replicas=replicas,
         instances=tuple(spec for replica in replicas for spec in build_instances(replica)),
-        workload=build_workload(scenario.workload, scenario.seed, loaded.folder),
+        workload=_call_models_by_name(build_workload(scenario.workload, scenario.seed, loaded.folder), replicas),
         router=_router(scenario),
         staleness_ns=seconds_to_ns(scenario.router.staleness_s),
         front_end=_front_end(scenario),
@@ -95,6 +107,14 @@ def _build(loaded: LoadedScenario) -> Deployment:
             interval_s=scenario.output.interval_s, warmup_s=scenario.output.warmup_s, slo=scenario.slo.limits
         ),
     )
+
+
+def _call_models_by_name(workload: Workload, replicas: Sequence[Replica]) -> Workload:
+    """Put a model's own name where requests call it as its pool does (by the path of its ``config.json``)."""
+    if workload.model is None:
+        return workload
+    names = {replica.model_name: replica.model.name for replica in replicas if replica.has_model}
+    return replace(workload, model=[names.get(model, model) for model in workload.model])
 
 
 def build_instances(replica: Replica) -> list[InstanceSpec]:
