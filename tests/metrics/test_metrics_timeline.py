@@ -12,7 +12,7 @@ from servetwin.core.errors import InputError
 from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.options import MetricOptions
 from servetwin.metrics.tables import RESOURCE_METRICS
-from servetwin.metrics.timeline import MAX_INTERVALS, TIMELINE_COLUMNS
+from servetwin.metrics.timeline import MAX_INTERVALS, TIMELINE_COLUMNS, most_intervals
 from servetwin.testing.outcomes import make_outcome
 
 seeds = st.integers(0, 10**6)
@@ -99,6 +99,14 @@ def test_too_many_intervals_become_longer_ones() -> None:
     assert len(measurements.timeline["time_s"]) <= MAX_INTERVALS
     assert measurements.grid.interval_ns % 1_000 == 0
     assert any("intervals of" in notice for notice in measurements.summary()["notices"])
+
+
+def test_many_instances_have_fewer_intervals() -> None:
+    """The rows of all instances together are bounded, and yet no run is squeezed below 1,000 intervals."""
+    assert [most_intervals(count) for count in (1, 2, 8, 1_000_000)] == [MAX_INTERVALS, 1_000_000, 250_000, 1_000]
+    made = make_outcome(2, requests=60, instances=8)
+    measurements = Measurements(made.outcome, MetricOptions(interval_s=1e-6))
+    assert len(measurements.timeline["time_s"]) <= 250_000
 
 
 def test_an_unknown_request_is_an_input_error() -> None:

@@ -11,7 +11,7 @@ from servetwin.core.units import NS_PER_S
 from servetwin.engine.base import REJECTED, STATE_NAMES
 from servetwin.metrics.records import Floats, Records, Rows, Scope, column, latencies_s
 from servetwin.metrics.stats import describe, describe_weighted
-from servetwin.metrics.timeline import MAX_INTERVALS, Grid
+from servetwin.metrics.timeline import Grid, most_intervals
 from servetwin.metrics.tokens import TokenLog
 
 SCHEMA_VERSION = 1
@@ -46,7 +46,7 @@ def notices(records: Records) -> list[str]:
     if grid.interval_ns != records.options.interval_ns:
         said.append(
             f"the time series have intervals of {grid.interval_ns / NS_PER_S:g} s instead of "
-            f"{records.options.interval_s:g} s, so that there are at most {MAX_INTERVALS:,}"
+            f"{records.options.interval_s:g} s, so that there are at most {most_intervals(len(records.instances)):,}"
         )
     said += [*outcome.workload.notices, *outcome.notices]
     for spec in outcome.instances:

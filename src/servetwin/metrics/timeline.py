@@ -15,6 +15,15 @@ from servetwin.metrics.records import Floats, Integers, Records, Rows, Scope, co
 MAX_INTERVALS = 1_000_000
 """A run with more intervals than this gets longer ones, and a notice."""
 
+MAX_INSTANCE_INTERVALS = 2_000_000
+"""The same for intervals times instances (``resources.csv`` has seven rows for each), from 1,000 intervals on."""
+
+
+def most_intervals(num_instances: int) -> int:
+    """Return the greatest number of intervals of a run."""
+    return min(MAX_INTERVALS, max(1_000, MAX_INSTANCE_INTERVALS // num_instances))
+
+
 TIMELINE_COLUMNS = (
     "time_s",
     "output_tokens_per_s",
@@ -47,7 +56,7 @@ class Grid:
         """Return the grid of a run; its interval is a multiple of the wanted one if there were too many."""
         wanted = records.options.interval_ns
         end_ns = max(records.outcome.end_ns, records.stop_ns, *(log.end_ns[-1] for log in records.logs if log.end_ns))
-        interval_ns = wanted * (1 + end_ns // wanted // MAX_INTERVALS)
+        interval_ns = wanted * (1 + end_ns // wanted // most_intervals(len(records.instances)))
         return cls(interval_ns, end_ns // interval_ns + 1)
 
     @property
