@@ -98,6 +98,18 @@ def test_round_robin_takes_turns() -> None:
     assert [router.choose(request(), seen, everyone(seen)) for _ in range(4)] == [0, 1, 2, 0]
 
 
+@pytest.mark.parametrize("name", ["round_robin", "load"])
+def test_turns_are_taken_separately_per_model(name: str) -> None:
+    """Requests for a model that only the first instance serves do not use up the turns of others."""
+    seen, router = view([0, 0], [0, 0]), routers.get(name)()
+    for_anyone, for_a = RequestView(0, 0, 1, None, None, 0, ()), RequestView(1, 0, 1, None, "a", 0, ())
+    chosen = []
+    for _ in range(4):
+        chosen.append(router.choose(for_anyone, seen, everyone(seen)))
+        router.choose(for_a, seen, np.array([0]))
+    assert chosen == [0, 1, 0, 1]
+
+
 def test_load_weighs_waiting_four_times_and_turns_on_ties() -> None:
     """LLMServingSim's rule: (4 x waiting + running) / max_num_seqs, equals from one behind the last choice."""
     seen, router = view([1, 0, 0], [0, 3, 3]), routers.get("load")()

@@ -6,7 +6,7 @@ import pytest
 
 from servetwin.engine import orderings as _orderings  # noqa: F401 (fills the registry)
 from servetwin.engine import schedulers as _schedulers  # noqa: F401
-from servetwin.engine.base import Ordering, Scheduler, StepPolicy, orderings, schedulers
+from servetwin.engine.base import Ordering, Scheduler, SchedulerView, StepPolicy, orderings, schedulers
 from servetwin.testing.policies import OrderingConformance, SchedulerConformance
 
 
@@ -40,6 +40,34 @@ class TestStatic(SchedulerConformance):
     def make(self) -> Scheduler:
         """Return it."""
         return schedulers.get("static")()
+
+
+class TestGathering(SchedulerConformance):
+    """A scheduler of somebody else's, which reads the queue: it waits for three before it interrupts a batch."""
+
+    def make(self) -> Scheduler:
+        """Return it."""
+
+        class Gathering:
+            def plan(self, view: SchedulerView) -> StepPolicy:
+                idle = view.num_decoding + view.num_prefilling == 0
+                return StepPolicy(admit=idle or view.num_waiting >= 3, chunk=False, decode="if_no_prefill")
+
+        return Gathering()
+
+
+class TestSecondRound(SchedulerConformance):
+    """One whose answer changes when the batch has begun to decode: others may enter only then."""
+
+    def make(self) -> Scheduler:
+        """Return it."""
+
+        class SecondRound:
+            def plan(self, view: SchedulerView) -> StepPolicy:
+                idle = view.num_decoding + view.num_prefilling == 0
+                return StepPolicy(admit=idle or view.batch_started, chunk=False)
+
+        return SecondRound()
 
 
 class TestFcfs(OrderingConformance):

@@ -42,18 +42,17 @@ def _contains(candidates: NDArray[np.int64], instance: int) -> bool:
 
 @routers.register("round_robin")
 class RoundRobin:
-    """One after the other, separately per set of candidates."""
+    """One after the other, separately per model that is asked for."""
 
     reads: frozenset[str] = frozenset()
 
     def __init__(self, *, seed: int = 0) -> None:
-        self._turns: dict[int, int] = {}
+        self._turns: dict[str | None, int] = {}
 
     def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
         """Return the next candidate."""
-        group = int(candidates[0])
-        turn = self._turns.get(group, 0)
-        self._turns[group] = turn + 1
+        turn = self._turns.get(request.model, 0)
+        self._turns[request.model] = turn + 1
         return int(candidates[turn % len(candidates)])
 
 
@@ -108,20 +107,19 @@ class Load:
     reads = frozenset({"waiting", "running"})
 
     def __init__(self, *, seed: int = 0) -> None:
-        self._starts: dict[int, int] = {}
+        self._starts: dict[str | None, int] = {}
 
     def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
         """Return the least loaded candidate; equals are served in turn."""
         load = (4 * view.waiting[candidates] + view.running[candidates]) / view.max_num_seqs[candidates]
-        group = int(candidates[0])
-        start = self._starts.get(group, 0) % len(candidates)
+        start = self._starts.get(request.model, 0) % len(candidates)
         behind = int(load[start:].argmin()) + start
         chosen = behind
         if start:
             before = int(load[:start].argmin())
             if load[before] < load[behind]:
                 chosen = before
-        self._starts[group] = chosen + 1
+        self._starts[request.model] = chosen + 1
         return int(candidates[chosen])
 
 

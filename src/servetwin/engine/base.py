@@ -84,10 +84,9 @@ class Scheduler(Protocol):
     """Decides, step by step, who may run."""
 
     def plan(self, view: SchedulerView) -> StepPolicy:
-        """Return the policy of the next step. Pure: equal views get equal answers.
+        """Return the policy of the next step. Pure: equal views get equal answers, whenever they are asked for.
 
-        While nothing can be admitted and no prompt is open, the answer must not depend on the view's counts alone in a
-        way that changes from one decode step to the next: the engine then runs many steps on one answer.
+        The engine runs many steps on one answer while the view stays the same and nothing can be admitted.
         """
         ...
 

@@ -56,10 +56,12 @@ class Instance:
     __slots__ = (
         "_admissions",
         "_batch_started",
+        "_closed",
         "_deaf",
         "_ends_ns",
         "_keeps_extremes",
         "_planned_steps",
+        "_policy",
         "_preemptions_since_token",
         "_run_limit",
         "_skipping",
@@ -144,7 +146,11 @@ class Instance:
         self._start_ns = 0
         self._ends_ns: Sequence[int] = ()
         self._planned_steps = 0
+        self._policy: StepPolicy | None = None
+        self._closed = False
+        """Whether nobody can enter as long as the scheduler's answer stays."""
         self._deaf = False
+        """Whether nobody can enter whatever it answers, so that an arrival changes nothing."""
         self.idle_since_ns = first_poll_ns
         """When it fell idle last."""
 
@@ -216,7 +222,9 @@ class Instance:
                 self._fall_idle(now_ns)
                 return None
         spent = self.budget <= 0 and policy.decode == "first"
-        self._deaf = not policy.admit or spent or len(self.running) >= self.settings.max_num_seqs
+        self._deaf = len(self.running) >= self.settings.max_num_seqs
+        self._closed = self._deaf or spent or not policy.admit
+        self._policy = policy
         self._time_step(now_ns, horizon_ns)
         self.busy = True
         self.next_event_ns = self._ends_ns[-1]
@@ -368,9 +376,9 @@ class Instance:
 
     def _run_steps(self) -> int:
         """Return how many steps the present batch could run unchanged (at least 1)."""
-        if self.preempted:
+        if self.preempted or (not self._batch_started and self._answer_changes()):
             return 1
-        if self.waiting and not self._deaf and self.settings.enable_prefix_caching:
+        if self.waiting and not self._closed and self.settings.enable_prefix_caching:
             return 1
         steps = min(self._run_limit, self.cohort.rounds_to_finish())
         free = self.cache.free_blocks
@@ -381,6 +389,11 @@ class Instance:
             if free < 0:
                 return i
         return steps
+
+    def _answer_changes(self) -> bool:
+        """Return whether the scheduler answers otherwise once the batch has begun to decode (a static one closes)."""
+        self._view.batch_started = True
+        return self.scheduler.plan(self._view) != self._policy
 
     # Completion -----------------------------------------------------------------------------------------------
 
@@ -537,6 +550,7 @@ class Instance:
     def _fall_idle(self, now_ns: int) -> None:
         self.busy = False
         self.may_notice = True
+        self.next_event_ns = -1
         self._ends_ns = ()
         self.idle_since_ns = now_ns
         self.log.idle_ns.append(now_ns)

@@ -61,20 +61,14 @@ def _instance_differences(log: InstanceLog, slow: StepwiseInstance) -> list[str]
             f"{len(fast_steps)} steps against {len(slow.steps)}, first difference at {i}: "
             f"fast {fast_steps[i : i + 1]}, stepwise {slow.steps[i : i + 1]}"
         )
-    moments = sorted({g[0] for g in slow.gauges})
-    went_back = np.searchsorted(np.array(sorted(log.preempted_ns)), moments, side="right")
-    came_again = np.searchsorted(np.array(sorted(log.readmitted_ns)), moments, side="right")
-    expected = [r.preemptions for r in slow.by_row.values()]
-    if len(log.preempted_ns) != sum(expected) or len(log.readmitted_ns) != sum(expected):
-        found.append(
-            f"{len(log.preempted_ns)} preempted, {len(log.readmitted_ns)} readmitted, {sum(expected)} expected"
-        )
-    if (came_again > went_back).any():
-        found.append("a request came back before it was preempted")
-    idle = list(zip(log.idle_ns, log.idle_cached_blocks, strict=True))
-    last_fast = idle[-1:] or [(0, 0)]
-    if slow.gauges and slow.gauges[-1][3] == 0 and last_fast[-1] != (slow.gauges[-1][0], slow.gauges[-1][4]):
-        found.append(f"final KV state: fast {last_fast}, stepwise {slow.gauges[-1]}")
+    pairs = {
+        "preempted": (list(log.preempted_ns), slow.preempted_ns),
+        "readmitted": (list(log.readmitted_ns), slow.readmitted_ns),
+        "fell idle": (list(zip(log.idle_ns, log.idle_cached_blocks, strict=True)), slow.idle),
+    }
+    found += [
+        f"{name}: fast {fast}, stepwise {stepwise}" for name, (fast, stepwise) in pairs.items() if fast != stepwise
+    ]
     return found
 
 

@@ -149,6 +149,9 @@ class StepwiseInstance:
         self.budget = 0
         self.steps: list[tuple[int, int, int, int, int, int]] = []
         self.gauges: list[tuple[int, int, int, int, int]] = []
+        self.idle: list[tuple[int, int]] = []
+        self.preempted_ns: list[int] = []
+        self.readmitted_ns: list[int] = []
 
     def enqueue(self, request: StepwiseRequest) -> None:
         """Put a request into the waiting queue."""
@@ -175,6 +178,7 @@ class StepwiseInstance:
         if not self.scheduled:
             self.busy = False
             self.idle_since_ns = now_ns
+            self.idle.append((now_ns, self.cache.cached_blocks))
             self.note(now_ns)
             return None
         self.busy = True
@@ -202,17 +206,17 @@ class StepwiseInstance:
             )
         )
         if policy.decode == "first":
-            self._run_running(decodes=True, prefills=True)
+            self._run_running(now_ns, decodes=True, prefills=True)
             if policy.admit and not self.preempted:
                 self._admit(now_ns, policy.chunk)
         else:
-            self._run_running(decodes=False, prefills=True)
+            self._run_running(now_ns, decodes=False, prefills=True)
             if policy.admit and not self.preempted:
                 self._admit(now_ns, policy.chunk)
             if not self.scheduled and not self.preempted:
-                self._run_running(decodes=True, prefills=False)
+                self._run_running(now_ns, decodes=True, prefills=False)
 
-    def _run_running(self, decodes: bool, prefills: bool) -> None:
+    def _run_running(self, now_ns: int, decodes: bool, prefills: bool) -> None:
         index = 0
         while index < len(self.running) and self.budget > 0:
             request = self.running[index]
@@ -228,7 +232,7 @@ class StepwiseInstance:
                 if position < index:
                     index -= 1
                 self.budget += self.scheduled.pop(victim.row, 0)
-                self._preempt(victim)
+                self._preempt(victim, now_ns)
                 if victim is request:
                     return
             self.scheduled[request.row] = tokens
@@ -245,8 +249,9 @@ class StepwiseInstance:
             return self.running[-1]
         return max(self.running, key=lambda r: (ordering.key(r.arrival_ns, r.priority, r.prompt_tokens), r.row))
 
-    def _preempt(self, victim: StepwiseRequest) -> None:
+    def _preempt(self, victim: StepwiseRequest, now_ns: int) -> None:
         self.preempted = True
+        self.preempted_ns.append(now_ns)
         self.cache.release(victim)
         victim.preemptions += 1
         victim.computed_before_preemption = max(victim.computed, victim.computed_before_preemption)
@@ -273,7 +278,9 @@ class StepwiseInstance:
             self.running.append(request)
             self.by_row[request.row] = request
             request.computed = found
-            if request.first_scheduled_ns < 0:
+            if request.preemptions:
+                self.readmitted_ns.append(now_ns)
+            else:
                 request.first_scheduled_ns = now_ns
                 request.cached_tokens = found
             request.recomputed_tokens += max(0, request.computed_before_preemption - found)
