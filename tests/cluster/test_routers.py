@@ -153,6 +153,14 @@ def test_prefix_aware_follows_the_longest_prefix_until_it_is_too_busy() -> None:
     assert router.choose(request(2, None, (1, 2, 3)), busy, everyone(busy)) == 1
 
 
+def test_prefix_aware_spreads_prompts_that_share_little() -> None:
+    """A short common system prompt does not draw all requests to one instance."""
+    router, idle = routers.get("prefix_aware")(), view([0, 0], [0, 0])
+    assert router.choose(request(0, None, (1, 2, 3, 4, 5)), idle, everyone(idle)) == 0
+    busier = view([1, 0], [0, 0])
+    assert router.choose(request(1, None, (1, 6, 7, 8, 9)), busier, everyone(busier)) == 1
+
+
 def test_an_unknown_router_names_the_nearest() -> None:
     """A typing error is answered with what was probably meant."""
     with pytest.raises(InputError, match="did you mean 'round_robin'"):

@@ -167,11 +167,14 @@ class SessionAffinity:
 class PrefixAware:
     """The candidate that was last sent the longest prefix of this prompt, unless it is much busier than the least busy.
 
-    As gateways without KV events do (SGLang's router, the Gateway API inference extension): the router remembers which
-    prompt blocks it sent where, the most recent ``index_blocks`` per instance, and never asks the instances.
+    A router without KV events: it remembers which prompt blocks it sent where, the most recent ``index_blocks`` per
+    instance, and never asks the instances.
 
     Parameters
     ----------
+    min_match
+        Share of the prompt's blocks that must match; below it the least busy candidate is taken (SGLang's router has
+        such a threshold, 0.5).
     imbalance
         A candidate with more than this many outstanding requests above the least is passed over.
     index_blocks
@@ -180,7 +183,10 @@ class PrefixAware:
 
     reads = frozenset({"outstanding", "block_keys"})
 
-    def __init__(self, *, seed: int = 0, imbalance: int = 32, index_blocks: int = 100_000) -> None:
+    def __init__(
+        self, *, seed: int = 0, min_match: float = 0.5, imbalance: int = 32, index_blocks: int = 100_000
+    ) -> None:
+        self._min_match = min_match
         self._imbalance = imbalance
         self._index_blocks = index_blocks
         self._sent: dict[int, OrderedDict[int, None]] = {}
@@ -190,10 +196,11 @@ class PrefixAware:
         least = _least(view.outstanding, candidates)
         limit = int(view.outstanding[least]) + self._imbalance
         best, best_rank = least, (0, -int(view.outstanding[least]))
+        enough = self._min_match * len(request.block_keys)
         for instance in self._holders_of_first_block(request):
             if _contains(candidates, instance) and view.outstanding[instance] <= limit:
                 rank = (self._matched(instance, request), -int(view.outstanding[instance]))
-                if rank > best_rank:
+                if rank[0] >= enough and rank > best_rank:
                     best, best_rank = instance, rank
         self._remember(best, request)
         return best

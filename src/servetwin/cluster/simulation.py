@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from servetwin.cluster.base import ClusterView, FrontEnd, InstanceSpec, RequestView, Router, SimulationOutcome
 from servetwin.cluster.invariants import check_instance
+from servetwin.cluster.plugins import check_plugins, wrong_choice
 from servetwin.cluster.release import Releases
 from servetwin.core.errors import StuckError
 from servetwin.core.interrupts import interrupts_handled
@@ -67,9 +68,14 @@ def simulate(
 
     Raises
     ------
+    InputError
+        If a policy or a step model lacks a part of its contract.
+    InvariantError
+        If one breaks it in the run, or, with ``check_invariants``, if an instance contradicts itself.
     StuckError
         If requests are left that nothing will ever serve; it says who waits for what.
     """
+    check_plugins(instances, router)
     loop = _Loop(workload, instances, router, staleness_ns, front_end, check_invariants, skipping)
     return loop.run(cut_ns, progress)
 
@@ -327,7 +333,15 @@ class _Loop:
         session_id = w.session_id[row] if w.session_id is not None else None
         priority = int(w.priority[row]) if w.priority is not None else 0
         request = RequestView(row, now_ns, prompt_tokens, session_id, model, priority, keys)
-        return self.router.choose(request, self._seen(now_ns), candidates)
+        choice = self.router.choose(request, self._seen(now_ns), candidates)
+        if choice.__class__ is not int or not self._may_serve(choice, candidates):
+            raise wrong_choice(self.router, choice, candidates.tolist())
+        return choice
+
+    def _may_serve(self, number: int, candidates: NDArray[np.int64]) -> bool:
+        if len(candidates) == len(self.specs):
+            return 0 <= number < len(self.specs)
+        return bool((candidates == number).any())
 
     def _seen(self, now_ns: int) -> ClusterView:
         """Return what the router sees: the present, or its last look at it."""

@@ -96,8 +96,10 @@ class DecodeCohort:
         self.round += rounds
         self.kv_tokens += rounds * self.size
         finished = self._finish.pop(self.round, None)
-        if not finished:
+        if finished is None:
             return []
+        while self._finish_rounds and self._finish_rounds[0] <= self.round:
+            heapq.heappop(self._finish_rounds)
         for request in finished:
             self._forget(request)
         return finished

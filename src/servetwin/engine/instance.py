@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
-from servetwin.core.errors import StuckError
+from servetwin.core.errors import InvariantError, StuckError
 from servetwin.engine.admission import longest_request
 from servetwin.engine.base import (
     EngineSettings,
@@ -27,12 +27,12 @@ from servetwin.engine.caches import make_kv_cache
 from servetwin.engine.cohort import DecodeCohort
 from servetwin.engine.orderings import FirstComeFirstServed
 from servetwin.engine.queues import FifoQueue, KeyedQueue
+from servetwin.engine.records import log_span, log_steps
 from servetwin.engine.request import Request
 from servetwin.engine.running_order import schedule_in_order
+from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
 from servetwin.step.base import StepModel, StepShape
 
-FIRST_RUN_STEPS = 8
-LONGEST_RUN_STEPS = 4096
 FAR_NS = 2**62
 FRUITLESS_PREEMPTIONS = 10_000
 """More preemptions than this without a token between them mean that there will never be one."""
@@ -55,25 +55,20 @@ class Instance:
 
     __slots__ = (
         "_admissions",
-        "_batch_started",
-        "_closed",
         "_deaf",
-        "_ends_ns",
         "_keeps_extremes",
-        "_planned_steps",
-        "_policy",
         "_preemptions_since_token",
-        "_run_limit",
         "_skipping",
-        "_start_ns",
-        "_view",
+        "batch_started",
         "block_size",
         "budget",
         "busy",
         "cache",
         "chunks",
+        "closed",
         "cohort",
         "decoding",
+        "ends_ns",
         "fifo",
         "idle_since_ns",
         "log",
@@ -82,14 +77,19 @@ class Instance:
         "next_event_ns",
         "ordering",
         "paused",
+        "planned_steps",
+        "policy",
         "preempted",
         "prefilling",
         "requests",
+        "run_limit",
         "running",
         "scheduler",
         "settings",
         "shares_blocks",
+        "start_ns",
         "step_model",
+        "view",
         "waiting",
     )
 
@@ -137,17 +137,17 @@ class Instance:
         self.busy = False
         self.next_event_ns = -1
         """When the present step or run ends, or an idle instance wakes; other events are out of date."""
-        self._view = SchedulerView(0, 0, 0, False, settings.enable_chunked_prefill)
+        self.view = SchedulerView(0, 0, 0, False, settings.enable_chunked_prefill)
         self._admissions = 0
         self._preemptions_since_token = 0
-        self._batch_started = False
+        self.batch_started = False
         self._skipping = skipping
-        self._run_limit = FIRST_RUN_STEPS
-        self._start_ns = 0
-        self._ends_ns: Sequence[int] = ()
-        self._planned_steps = 0
-        self._policy: StepPolicy | None = None
-        self._closed = False
+        self.run_limit = FIRST_RUN_STEPS
+        self.start_ns = 0
+        self.ends_ns: Sequence[int] = ()
+        self.planned_steps = 0
+        self.policy: StepPolicy | None = None
+        self.closed = False
         """Whether nobody can enter as long as the scheduler's answer stays."""
         self._deaf = False
         """Whether nobody can enter whatever it answers, so that an arrival changes nothing."""
@@ -165,7 +165,7 @@ class Instance:
     @property
     def computing(self) -> bool:
         """Whether a step is under way (an instance that only waits for its next poll is busy, but computes nothing)."""
-        return self.busy and bool(self._ends_ns)
+        return self.busy and bool(self.ends_ns)
 
     def notice(self, now_ns: int, polls_from_ns: int, *, boundary_passed: bool = False) -> int | None:
         """Return the new time of the instance's next event if an arrival changes it, else None.
@@ -181,7 +181,7 @@ class Instance:
         if not self.busy:
             self.busy = True
             self.may_notice = False
-            self._ends_ns = ()
+            self.ends_ns = ()
             self.next_event_ns = self._wake_ns(now_ns, polls_from_ns)
             return self.next_event_ns
         return self.cut(now_ns + 1 if boundary_passed else now_ns)
@@ -194,13 +194,13 @@ class Instance:
 
     def cut(self, now_ns: int) -> int | None:
         """End the present run at its first boundary at or after ``now_ns``; return that time if it is new."""
-        if len(self._ends_ns) <= 1:
+        if len(self.ends_ns) <= 1:
             return None
-        steps = bisect_left(self._ends_ns, now_ns) + 1
-        if steps >= len(self._ends_ns):
+        steps = bisect_left(self.ends_ns, now_ns) + 1
+        if steps >= len(self.ends_ns):
             return None
-        self._ends_ns = self._ends_ns[:steps]
-        self.next_event_ns = self._ends_ns[-1]
+        self.ends_ns = self.ends_ns[:steps]
+        self.next_event_ns = self.ends_ns[-1]
         return self.next_event_ns
 
     # Planning -------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class Instance:
         horizon_ns
             When something may cut a run; a run need not reach beyond the first boundary after that.
         """
-        self._start_ns = now_ns
+        self.start_ns = now_ns
         while True:
             policy = self._schedule(now_ns)
             if self.decoding or self.chunks:
@@ -223,11 +223,16 @@ class Instance:
                 return None
         spent = self.budget <= 0 and policy.decode == "first"
         self._deaf = len(self.running) >= self.settings.max_num_seqs
-        self._closed = self._deaf or spent or not policy.admit
-        self._policy = policy
+        self.closed = self._deaf or spent or not policy.admit
+        self.policy = policy
         self._time_step(now_ns, horizon_ns)
+        if self.ends_ns[0] <= now_ns:
+            raise InvariantError(
+                f"step model {type(self.step_model).__name__} says that a step takes {self.ends_ns[0] - now_ns} ns; "
+                "durations are whole nanoseconds, at least 1"
+            )
         self.busy = True
-        self.next_event_ns = self._ends_ns[-1]
+        self.next_event_ns = self.ends_ns[-1]
         return self.next_event_ns
 
     def _schedule(self, now_ns: int) -> StepPolicy:
@@ -235,12 +240,14 @@ class Instance:
         self.decoding = False
         self.chunks = []
         self.budget = self.settings.max_num_batched_tokens
-        view = self._view
+        view = self.view
         view.num_waiting = len(self.waiting)
         view.num_decoding = self.cohort.size
         view.num_prefilling = len(self.prefilling)
-        view.batch_started = self._batch_started
+        view.batch_started = self.batch_started
         policy = self.scheduler.plan(view)
+        if policy.__class__ is not StepPolicy:
+            raise InvariantError(f"scheduler {type(self.scheduler).__name__} returned {policy!r}, not a StepPolicy")
         if policy.decode == "first":
             if self.prefilling:
                 self._schedule_decodes_and_prefills()
@@ -296,11 +303,12 @@ class Instance:
         if blocks:
             self.cache.take(blocks)
         if self.shares_blocks:
-            self._register_filling(0)
+            self.register_filling(0)
         self.decoding = True
         self.budget -= self.cohort.size
 
-    def _register_filling(self, rounds_ahead: int) -> None:
+    def register_filling(self, rounds_ahead: int) -> None:
+        """Let the blocks be found that cohort members fill in the round after ``rounds_ahead`` others."""
         context_after = self.cohort.round + rounds_ahead + 1
         for request in self.cohort.filling(rounds_ahead):
             self.cache.register(request, request.base + context_after)
@@ -365,56 +373,35 @@ class Instance:
             shape.decode_kv_max, shape.decode_kv_min = cohort.extremes()
         for request, tokens in chunks:
             request.computed_tokens += tokens
-        steps = 1 if chunks or self.paused or not self._skipping else self._run_steps()
+        steps = 1 if chunks or self.paused or not self._skipping else run_steps(self)
         if steps == 1:
-            self._ends_ns = (now_ns + self.step_model.duration_ns(shape),)
+            self.ends_ns = (now_ns + self.step_model.duration_ns(shape),)
         else:
             durations = self.step_model.decode_run_ns(shape, steps, horizon_ns - now_ns)
-            self._ends_ns = list(accumulate(durations, initial=now_ns))[1:]
-        self._planned_steps = len(self._ends_ns)
-        self.may_notice = self._planned_steps > 1 and not self._deaf
-
-    def _run_steps(self) -> int:
-        """Return how many steps the present batch could run unchanged (at least 1)."""
-        if self.preempted or (not self._batch_started and self._answer_changes()):
-            return 1
-        if self.waiting and not self._closed and self.settings.enable_prefix_caching:
-            return 1
-        steps = min(self._run_limit, self.cohort.rounds_to_finish())
-        free = self.cache.free_blocks
-        if (steps // self.block_size + 1) * self.cohort.size <= free:
-            return steps
-        for i, blocks in enumerate(self.cohort.blocks_of_rounds(1, steps), start=1):
-            free -= blocks
-            if free < 0:
-                return i
-        return steps
-
-    def _answer_changes(self) -> bool:
-        """Return whether the scheduler answers otherwise once the batch has begun to decode (a static one closes)."""
-        self._view.batch_started = True
-        return self.scheduler.plan(self._view) != self._policy
+            self.ends_ns = list(accumulate(durations, initial=now_ns))[1:]
+        self.planned_steps = len(self.ends_ns)
+        self.may_notice = self.planned_steps > 1 and not self._deaf
 
     # Completion -----------------------------------------------------------------------------------------------
 
     def complete(self, now_ns: int) -> list[Request]:
         """End the present step or run at ``now_ns``; return the requests that finished, in running order."""
-        steps = len(self._ends_ns)
+        steps = len(self.ends_ns)
         if steps == 0:
             return []
-        self._log_steps(steps)
+        log_steps(self, steps)
         finished: list[Request] = []
         if self.decoding:
-            self._batch_started = True
+            self.batch_started = True
             self._preemptions_since_token = 0
             finished = self.cohort.advance(steps)
             for request in finished:
-                self._log_span(request)
+                log_span(self, request)
                 context_tokens = request.prompt_tokens + request.output_tokens - 1
                 request.computed_tokens = context_tokens
                 request.num_blocks = -(-context_tokens // self.block_size)
-            if self._planned_steps > 1:
-                self._adapt_run_limit(steps)
+            if self.planned_steps > 1:
+                adapt_run_limit(self, steps)
         if self.paused:
             for request in self.paused:
                 self.cohort.join(request, request.computed_tokens)
@@ -425,13 +412,6 @@ class Instance:
         if finished:
             self._finish(finished, now_ns)
         return finished
-
-    def _adapt_run_limit(self, steps: int) -> None:
-        """Plan longer runs while runs are used up, shorter ones when they are cut."""
-        if steps < self._planned_steps:
-            self._run_limit = max(FIRST_RUN_STEPS // 2, 2 * steps)
-        elif steps >= self._run_limit:
-            self._run_limit = min(LONGEST_RUN_STEPS, 2 * self._run_limit)
 
     def _end_prefill(self, request: Request, now_ns: int, finished: list[Request]) -> None:
         requests, row = self.requests, request.row
@@ -460,13 +440,13 @@ class Instance:
             requests.finish_ns[row] = now_ns
             requests.state[row] = 1
         if not self.running:
-            self._batch_started = False
+            self.batch_started = False
 
     # Leaving the cohort, preemption ---------------------------------------------------------------------------
 
     def leave_cohort(self, request: Request) -> None:
         """Take a decoding request out before its end, with its tokens written down."""
-        self._log_span(request)
+        log_span(self, request)
         request.generated_tokens += self.cohort.round - request.start_round
         request.computed_tokens = context_tokens = self.cohort.leave(request)
         request.num_blocks = -(-context_tokens // self.block_size)
@@ -500,58 +480,16 @@ class Instance:
         request.computed_tokens = 0
         del self.running[request.row]
         self.requests.preemptions[request.row] += 1
-        self.log.preempted_ns.append(self._start_ns)
+        self.log.preempted_ns.append(self.start_ns)
         self.waiting.push(request)
 
     # Records --------------------------------------------------------------------------------------------------
-
-    def _log_span(self, request: Request) -> None:
-        tokens = self.cohort.round - request.start_round
-        if tokens:
-            log = self.log
-            log.span_request.append(request.row)
-            log.span_round.append(request.start_round)
-            log.span_tokens.append(tokens)
-
-    def _log_steps(self, steps: int) -> None:
-        log, cache = self.log, self.cache
-        decoded = self.cohort.size if self.decoding else 0
-        log.start_ns.append(self._start_ns)
-        log.end_ns.append(self._ends_ns[0])
-        log.decoded.append(decoded)
-        log.tokens.append(decoded + sum([tokens for _, tokens in self.chunks]) if self.chunks else decoded)
-        log.kv_used_blocks.append(cache.num_blocks - cache.free_blocks)
-        log.kv_cached_blocks.append(cache.cached_blocks)
-        if steps > 1:
-            self._log_further_steps(steps)
-
-    def _log_further_steps(self, steps: int) -> None:
-        """Write down the steps of a run after its first, and take their blocks."""
-        log, cache, size, ends = self.log, self.cache, self.cohort.size, self._ends_ns
-        log.start_ns.extend(ends[: steps - 1])
-        log.end_ns.extend(ends[1:steps])
-        same = [size] * (steps - 1)
-        log.decoded.extend(same)
-        log.tokens.extend(same)
-        needed = self.cohort.blocks_of_rounds(1, steps)
-        if cache.cached_blocks == 0 and not self.shares_blocks:
-            used = cache.num_blocks - cache.free_blocks
-            log.kv_used_blocks.extend(list(accumulate(needed, initial=used))[1:])
-            log.kv_cached_blocks.extend([0] * (steps - 1))
-            cache.take(sum(needed))
-            return
-        for i, blocks in enumerate(needed, start=1):
-            cache.take(blocks)
-            if self.shares_blocks:
-                self._register_filling(i)
-            log.kv_used_blocks.append(cache.num_blocks - cache.free_blocks)
-            log.kv_cached_blocks.append(cache.cached_blocks)
 
     def _fall_idle(self, now_ns: int) -> None:
         self.busy = False
         self.may_notice = True
         self.next_event_ns = -1
-        self._ends_ns = ()
+        self.ends_ns = ()
         self.idle_since_ns = now_ns
         self.log.idle_ns.append(now_ns)
         self.log.idle_cached_blocks.append(self.cache.cached_blocks)
@@ -560,7 +498,7 @@ class Instance:
         """Write down what unfinished requests have got so far (a run that was cut short by the user)."""
         for request in self.running.values():
             if not request.prefilling and request not in self.paused:
-                self._log_span(request)
+                log_span(self, request)
 
 
 def _admission(request: Request) -> int:

@@ -1,0 +1,46 @@
+"""Whether policies and step models, which may be anybody's, have what their contracts ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servetwin.cluster.base import InstanceSpec, Router
+from servetwin.core.errors import InputError, InvariantError, unknown_name
+
+READABLE = ("block_keys", "kv_used_blocks", "outstanding", "running", "waiting")
+
+
+def check_plugins(instances: Sequence[InstanceSpec], router: Router) -> None:
+    """Raise if a router, scheduler, ordering or step model lacks a part of its contract.
+
+    Raises
+    ------
+    InputError
+        Naming the class and what it lacks.
+    """
+    _check("router", router, ("reads", "choose"))
+    for name in sorted(router.reads):
+        if name not in READABLE:
+            raise unknown_name("column that a router reads", name, READABLE, where=f"{type(router).__name__}.reads")
+    for spec in instances:
+        _check("scheduler", spec.scheduler, ("plan",))
+        _check("ordering", spec.ordering, ("key", "preempts_by_key"))
+        _check("step model", spec.step_model, ("needs", "notices", "duration_ns", "decode_run_ns"))
+
+
+def _check(kind: str, plugin: object, parts: tuple[str, ...]) -> None:
+    missing = [part for part in parts if not hasattr(plugin, part)]
+    if missing:
+        raise InputError(
+            f"a {kind} must have {', '.join(parts)}; this one has no {', '.join(missing)} "
+            "(the contracts stand in servetwin.protocols)",
+            where=f"{type(plugin).__module__}.{type(plugin).__name__}",
+        )
+
+
+def wrong_choice(router: Router, choice: object, candidates: Sequence[int]) -> InvariantError:
+    """Return the error for a router that chose an instance that it was not offered."""
+    offered = ", ".join(map(str, candidates[:20]))
+    return InvariantError(
+        f"router {type(router).__name__} chose {choice!r}; it must return one of the instance numbers {offered}"
+    )
