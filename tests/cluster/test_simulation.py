@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 from engine_helpers import STEP_NS, instance, requests, run, steps_of
 
 from servetwin.cluster.base import FrontEnd, InstanceSpec, routers
