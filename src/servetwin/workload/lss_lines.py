@@ -230,9 +230,10 @@ def _token_ids(record: Record, key: str, length_key: str, length: int, where: st
         raise InputError(f"{key} has {len(ids)} tokens, but {length_key} is {length}; they must agree", where=where)
     try:
         tokens = array("i", ids)
+        least = int(np.frombuffer(tokens, dtype=np.int32).min())
     except (TypeError, OverflowError):
-        tokens = None
-    if tokens is None or set(map(type, ids)) != {int} or np.frombuffer(tokens, dtype=np.int32).min() < 0:
+        tokens, least = None, -1
+    if tokens is None or least < 0 or (least <= 1 and set(map(type, ids)) != {int}):  # true and false count as 1 and 0
         wrong = next(value for value in ids if type(value) is not int or not 0 <= value <= _MAX_TOKEN_ID)
         raise InputError(f"{key} has {_shown(wrong)}; allowed: whole numbers of 0 to {_MAX_TOKEN_ID}", where=where)
     return tokens

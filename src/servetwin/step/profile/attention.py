@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -178,6 +179,10 @@ class _PrefillSheet:
         return row[j] + t_chunk * (row[j + 1] - row[j]) if t_chunk else row[j]
 
 
+@lru_cache(maxsize=16)
 def measured_attention(table: JointAttention | AdditiveAttention) -> AttentionTimes:
-    """Return the times of an attention table, interpolated as physics has it."""
+    """Return the times of an attention table, interpolated as physics has it.
+
+    The same for the same table: a sweep, or many instances, work out a table once.
+    """
     return JointTimes(table) if isinstance(table, JointAttention) else AdditiveTimes(table)

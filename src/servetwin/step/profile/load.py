@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from servetwin.core.errors import InputError
@@ -34,9 +35,8 @@ def load_profile(folder: str | Path, tensor_parallel_size: int = 1) -> Profile:
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"no such folder; folders beside it: {_beside(path)}", where=str(path))
-    for holds, read in _READERS:
-        if holds(path):
-            return read(path, tensor_parallel_size)
+    if any(holds(path) for holds, _ in _READERS):
+        return _read(path.resolve(), str(path), tensor_parallel_size, _state(path))
     inner = [path / name for name in subfolders(path) if any(holds(path / name) for holds, _ in _READERS)]
     if len(inner) == 1:
         return load_profile(inner[0], tensor_parallel_size)
@@ -46,6 +46,19 @@ def load_profile(folder: str | Path, tensor_parallel_size: int = 1) -> Profile:
         f"profiles one level below: {names}; give the path of one"
     )
     raise InputError(message, where=str(path))
+
+
+@lru_cache(maxsize=16)
+def _read(folder: Path, as_given: str, tensor_parallel_size: int, state: tuple[tuple[str, int, int], ...]) -> Profile:
+    """Read a profile, once for as long as its files stay as they are (``state``)."""
+    path = Path(as_given)
+    return next(read for holds, read in _READERS if holds(path))(path, tensor_parallel_size)
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, time of last change and size of each file of a profile."""
+    files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return tuple((str(path), status.st_mtime_ns, status.st_size) for path, status in files)
 
 
 def _beside(path: Path) -> str:

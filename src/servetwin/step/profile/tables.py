@@ -25,7 +25,7 @@ class Curve:
     time_ns: Times
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class JointAttention:
     """Attention measured as one kernel call, one prefill chunk beside decodes of equal length: columns of ``(n,)``.
 
@@ -48,7 +48,7 @@ class Grid:
     time_ns: Times
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AdditiveAttention:
     """The sum of two tables: ``prefill`` over (context, chunk), ``decode`` over (decodes, mean context).
 
