@@ -7,6 +7,7 @@ from servetwin.core.fields import Fields
 from servetwin.core.number_formats import number_format
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.families import EXPERT_KEYS, FAMILIES, Bias, Family
+from servetwin.llm.parts import Attention, Layer, Mlp
 
 
 def read_config(data: object, *, name: str, where: str, source: str = "") -> ModelArchitecture:
@@ -31,22 +32,23 @@ def read_config(data: object, *, name: str, where: str, source: str = "") -> Mod
     family = _family(fields)
     heads = fields.integer("num_attention_heads")
     hidden = fields.integer("hidden_size")
+    attention = Attention(
+        num_heads=heads,
+        num_kv_heads=_key_value_heads(fields, family, heads),
+        head_dim=_head_dim(fields, hidden, heads),
+        qkv_bias=_bias(family.qkv_bias, fields, "attention_bias"),
+        o_bias=_bias(family.o_bias, fields, "attention_bias"),
+        qk_norm="head" if family.qk_norm else "none",
+    )
+    mlp = Mlp(fields.integer("intermediate_size"), _bias(family.mlp_bias, fields, "mlp_bias"))
     architecture = ModelArchitecture(
         name=name,
         model_type=fields.text("model_type"),
         hidden_size=hidden,
-        num_hidden_layers=fields.integer("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=_key_value_heads(fields, family, heads),
-        head_dim=_head_dim(fields, hidden, heads),
-        intermediate_size=fields.integer("intermediate_size"),
+        layer_sequence=(Layer(attention, mlp),) * fields.integer("num_hidden_layers"),
         vocab_size=fields.integer("vocab_size"),
         max_position_embeddings=fields.integer("max_position_embeddings"),
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),
-        qkv_bias=_bias(family.qkv_bias, fields, "attention_bias"),
-        o_bias=_bias(family.o_bias, fields, "attention_bias"),
-        mlp_bias=_bias(family.mlp_bias, fields, "mlp_bias"),
-        qk_norm=family.qk_norm,
         dtype=_dtype(fields),
         source=source or where,
     )
