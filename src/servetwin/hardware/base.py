@@ -17,6 +17,9 @@ TERA = 10**12
 PEAK_FORMATS = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4", "int4")
 """Formats for which a device can state a peak; matrix units where it has them, accumulation in 32 bits."""
 
+FOUR_BIT_FLOATS = {"mxfp4": "fp4", "nvfp4": "fp4"}
+"""Formats that differ in their scales only; devices state one peak for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceLink:
@@ -89,7 +92,7 @@ class Device:
         InputError
             If the device has no peak for it; it names the formats that it has.
         """
-        name = number_format(dtype, where=where)
+        name = dtype if dtype in PEAK_FORMATS else FOUR_BIT_FLOATS.get(dtype) or number_format(dtype, where=where)
         if name not in self.peak_flops:
             raise InputError(
                 f"{self.name} has no peak for {name}; its formats: {', '.join(self.peak_flops)}", where=where
