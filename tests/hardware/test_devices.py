@@ -67,7 +67,7 @@ DENSE_TFLOPS = {
     "V100-SXM-32GB": 125,
     "Xeon-8480": 229.4,
 }
-"""Peaks of bf16 (fp16 where there is none) without sparsity, from the data sheets; the sparse figures are twice these."""
+"""Dense peaks of bf16 (fp16 where there is none), from the data sheets; the sparse figures are twice these."""
 
 UNITS = {
     "A10": (512, 1695),
