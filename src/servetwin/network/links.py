@@ -11,8 +11,8 @@ from servetwin.network.base import Link
 # NCCL's own tuning model (src/graph/tuning.cc; ring, protocol LL, the one for small messages) has 6.6 us per operation
 # and, per step, 0.6 us over NVLink, 1.0 us over PCIe, 5.0 us over a network; fitted to operations back to back.
 #
-# Over NVLink vLLM does not call NCCL for small messages: its own kernel reads the peers' memory, in 4 to 10 us on four
-# ranks, much of which kernels beside it hide; we charge the steps and no operation.
+# Over NVLink vLLM does not call NCCL for small messages: its own kernel reads the peers' memory. The tables of
+# aiconfigurator-core 0.12 (vLLM 0.24, H100, in a CUDA graph) have 4.3, 4.7 and 5 us for few bytes on 2, 4 and 8 ranks.
 #
 # Over PCIe and networks NCCL is called between a model's kernels: it starts a kernel, passes data through host memory
 # and waits for ranks that do not arrive together. Published times of small all-reduces over PCIe inside CUDA graphs
@@ -20,7 +20,7 @@ from servetwin.network.base import Link
 # their bytes, is what decode steps of vLLM 0.19 on two RTX PRO 6000 leave (Qwen3-32B, 128 sequences: 1,033 steps
 # between logged first and last tokens take 60.1 ms on average; the profile, 600 us of host and 128 all-reduces
 # of 24 us give 59.3 ms, of 32 us 60.3 ms).
-_NVLINK_NS, _NVLINK_OPERATION_NS = 600.0, 0.0
+_NVLINK_NS, _NVLINK_OPERATION_NS = 100.0, 4_000.0
 _PCIE_NS, _PCIE_OPERATION_NS = 1_000.0, 30_000.0
 _NETWORK_NS, _NETWORK_OPERATION_NS = 5_000.0, 30_000.0
 
@@ -36,7 +36,8 @@ class LinkClass:
 
 def _nvlink(name: str, gb_per_s: float, device: str) -> LinkClass:
     rate = f"{gb_per_s:g} GB/s per direction, {device} data sheet"
-    return LinkClass(name, Link(gb_per_s * GB, _NVLINK_NS), f"{rate}; latency: one-kernel all-reduce, per message")
+    link = Link(gb_per_s * GB, _NVLINK_NS, _NVLINK_OPERATION_NS)
+    return LinkClass(name, link, f"{rate}; latency: vLLM's one-kernel all-reduce")
 
 
 def _other(name: str, gb_per_s: float, device: str) -> LinkClass:
