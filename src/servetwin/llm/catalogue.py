@@ -54,10 +54,25 @@ def load_model(
     if path.is_dir():
         path /= "config.json"
     if path.is_file():
-        return read_config(read_document(path), name=_name_of(path), where=str(path))
+        return read_config(_with_quantization(read_document(path), path), name=_name_of(path), where=str(path))
     if text.endswith(".json") or text.startswith((".", "/", "~")):
         raise InputError(f"no such file: {path}", where=where)
     raise unknown_name("model", text, model_names(), where=where)
+
+
+def _with_quantization(config: object, path: Path) -> object:
+    """Add what NVIDIA's checkpoints say in a file beside ``config.json``."""
+    beside = path.parent / "hf_quant_config.json"
+    if not isinstance(config, dict) or config.get("quantization_config") or not beside.is_file():
+        return config
+    quantization = Fields(read_document(beside), str(beside)).raw("quantization")
+    return {**config, "quantization_config": {"quant_method": "modelopt", **_mapping(quantization, beside)}}
+
+
+def _mapping(value: object, path: Path) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise InputError(f"quantization must be a mapping, got {value!r}", where=str(path))
+    return value
 
 
 def model_names() -> list[str]:

@@ -13,6 +13,7 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GB, GIB
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
+from servetwin.llm.support import check_simulated
 from servetwin.memory.lss import lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
@@ -164,6 +165,7 @@ class _Builder:
             if not path.is_file():
                 raise InputError(f"model {instance.model_name!r} has no file {path}", where=where)
             model, reference = load_model(path), self.relative(path)
+        check_simulated(model, where=instance.where)
         model.check_tensor_parallel_size(instance.tensor_parallel_size, where=instance.where)
         if self._source.architectures is not None:
             check_architecture(self._source.architectures, model)
