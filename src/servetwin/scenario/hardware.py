@@ -140,18 +140,32 @@ class Replica:
     @cached_property
     def capacity(self) -> KvCapacity:
         """The KV cache that the device's memory has room for."""
-        from servetwin.memory.kv_capacity import kv_capacity
+        from servetwin.memory import ProfilingStep, kv_capacity
 
+        engine = self.engine
+        step = ProfilingStep(
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            max_num_seqs=engine.num_sequences,
+            max_model_len=self.max_model_len,
+            version=engine.version,
+            enforce_eager=engine.enforce_eager,
+        )
         return kv_capacity(
             self.model,
             self.device,
-            tensor_parallel_size=self.engine.tensor_parallel_size,
-            gpu_memory_utilization=self.engine.gpu_memory_utilization,
-            block_size=self.engine.block_size,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            block_size=engine.block_size,
             dtype=self.dtype,
             kv_cache_dtype=self.kv_cache_dtype,
+            step=step,
             where=f"{self.where}.engine",
         )
+
+    @property
+    def memory_facts(self) -> dict[str, int]:
+        """One device's memory by what it goes to; empty where the number of blocks is given."""
+        return {} if self.engine.num_gpu_blocks_override is not None else self.capacity.breakdown
 
     @cached_property
     def num_gpu_blocks(self) -> int:
