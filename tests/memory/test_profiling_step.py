@@ -95,12 +95,13 @@ def test_cuda_graphs_by_version() -> None:
     """Profiled from 0.18 on, counted from 0.20 on, never in eager mode or on ROCm."""
     coefficients = Coefficients()
     by_version = {name: ProfilingStep(version=name) for name in ("0.17", "0.18", "0.19", "0.20")}
-    residues = [non_torch_bytes(step, coefficients) - coefficients.library_bytes for step in by_version.values()]
+    residues = [non_torch_bytes(H100, step, coefficients) - coefficients.library_bytes for step in by_version.values()]
     assert residues == [0, *[coefficients.graph_residue_bytes] * 3]
     assert [graph_bytes(LLAMA_8B, H100, step) for step in by_version.values()] == [0, 0, 0, (51 + 35) * 32 * MIB // 4]
     eager = ProfilingStep(version="0.20", enforce_eager=True)
     assert graph_bytes(LLAMA_8B, H100, eager) == 0
     assert graph_bytes(LLAMA_8B, load_device("MI300X"), by_version["0.20"]) == 0
+    assert non_torch_bytes(load_device("MI300X"), by_version["0.19"], coefficients) == coefficients.library_bytes
     assert graph_bytes(LLAMA_8B, H100, ProfilingStep(max_num_seqs=16, version="0.20")) == (7 + 5) * 32 * MIB // 4
 
 

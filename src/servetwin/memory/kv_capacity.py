@@ -220,7 +220,7 @@ class Sizing:
         found = {
             **phases[phase],
             "rotary_cache": rotary_cache_bytes(self.architecture, self.dtype),
-            "non_torch": non_torch_bytes(self.step, self.coefficients),
+            "non_torch": non_torch_bytes(self.device, self.step, self.coefficients),
             "collectives": collective_bytes(self.device, self.ranks),
             "cuda_graphs": graph_bytes(self.architecture, self.device, self.step),
         }

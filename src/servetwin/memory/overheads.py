@@ -68,9 +68,12 @@ def driver_bytes(device: Device) -> int:
     return DRIVER_BYTES + round(DRIVER_BYTES_PER_GIB * device.memory_bytes / GIB)
 
 
-def non_torch_bytes(step: ProfilingStep, coefficients: Coefficients) -> int:
-    """Return by how much memory outside PyTorch's allocator grows between vLLM's first snapshot and its last."""
-    residue = coefficients.graph_residue_bytes if step.profiles_graphs else 0
+def non_torch_bytes(device: Device, step: ProfilingStep, coefficients: Coefficients) -> int:
+    """Return by how much memory outside PyTorch's allocator grows between vLLM's first snapshot and its last.
+
+    On ROCm no graphs are captured within the step.
+    """
+    residue = coefficients.graph_residue_bytes if step.profiles_graphs and device.vendor != "AMD" else 0
     return coefficients.library_bytes + residue
 
 
