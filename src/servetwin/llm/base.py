@@ -62,7 +62,11 @@ class ModelArchitecture:
     def stage_layers(self, ranks: Parallelism) -> tuple[LayerKind, ...]:
         """Return the kinds of layers of one pipeline stage."""
         indices = stage_layers(self.num_hidden_layers, ranks.pipeline, ranks.stage)
-        counts = Counter(self.layer_sequence[index] for index in indices)
+        stage = [self.layer_sequence[index] for index in indices]
+        by_identity = {id(layer): layer for layer in stage}  # hashing every layer by its sizes would be slow
+        counts: Counter[Layer] = Counter()
+        for identity, count in Counter(map(id, stage)).items():
+            counts[by_identity[identity]] += count
         return tuple(LayerKind(layer, count) for layer, count in counts.items())
 
     @property
@@ -132,6 +136,14 @@ class ModelArchitecture:
             "quantised weights": self.quantization is not None,
         }
         return tuple(words for words, has in found.items() if has)
+
+    @property
+    def format_name(self) -> str:
+        """Format of most weights: ``bf16``; the scheme in brackets where they are quantised (``int4 (awq)``)."""
+        if self.quantization is None:
+            return self.dtype
+        name, method = self.quantization.weights.name, self.quantization.method
+        return name if name == method else f"{name} ({method})"
 
     def with_quantization(self, scheme: str, *, where: str | None = None) -> ModelArchitecture:
         """Return this model with all its linear layers quantised in ``scheme`` (a key of ``QUANTIZED_FORMATS``)."""
@@ -247,15 +259,28 @@ class ModelArchitecture:
         return [ranks for ranks in range(1, 65) if self._divides(ranks)]
 
     def _divides(self, ranks: int) -> bool:
-        return all(_divides(layer, ranks) for layer, _ in self.layers)
+        return all(_divides(layer, ranks) and self._keeps_blocks(layer, ranks) for layer, _ in self.layers)
+
+    def _keeps_blocks(self, layer: Layer, ranks: int) -> bool:
+        """Return whether no block of weights that share a scale is cut; engines refuse that, but for 4-bit floats."""
+        block = self._block
+        groups = {"experts", "shared_experts"} if isinstance(layer.mlp, MixtureOfExperts) else {"mlp"}
+        return groups <= layer.unquantized or all(width // ranks % block == 0 for width in _widths(layer))
+
+    @property
+    def _block(self) -> int:
+        """Inputs of the down projection that share a scale and must stay on one rank; 1: no such rule."""
+        form = self.quantization.weights if self.quantization else None
+        return max(1, form.block[1]) if form and form.block and form.name in ("fp8", "int8", "int4") else 1
 
     def check_tensor_parallel_size(self, ranks: int, *, where: str | None = None) -> None:
         """Raise an InputError if ``ranks`` ranks cannot share the heads and the MLP evenly."""
         if ranks < 1 or not self._divides(ranks):
+            blocks = f" quantised in blocks of {self._block}" if self._block > 1 else ""
             raise InputError(
                 f"tensor_parallel_size {ranks} does not divide {self.name} evenly ({self.num_attention_heads} "
                 f"attention heads, {self.num_key_value_heads} KV heads, intermediate_size "
-                f"{' and '.join(map(str, self._widths()))}); "
+                f"{' and '.join(map(str, self._widths()))}{blocks}); "
                 f"allowed: {', '.join(map(str, self.tensor_parallel_sizes()))}",
                 where=where,
             )

@@ -27,7 +27,7 @@ MODULES = {
 
 PREFIXES = ("model.layers", "language_model.model.layers", "model.language_model.layers")
 
-_INDEX = re.compile(r"layers\.(\d+)(?:\.|$)")
+_INDEX = re.compile(r"layers\.(\d+)(?=[.*]|$)")
 
 
 class PlainModules:

@@ -360,6 +360,8 @@ class _RankOperators:
         if part.shared_intermediate_size:
             shared = Mlp(part.shared_intermediate_size)
             yield from self.mlp("shared_experts.", shared, "shared_experts", count)
+            if part.shared_gate:
+                yield self.gemm("shared_experts.gate", count, 1, self.hidden, "")
         yield from self.all_reduce("mlp_all_reduce", count)
 
     def grouped(self, name: str, count: int, part: MixtureOfExperts, local: int, n: int, k: int) -> GroupedGemm:
