@@ -185,10 +185,16 @@ def test_the_kinds_that_users_ask_for_are_there() -> None:
 
 @devices
 def test_link_classes_have_defaults(device: Device) -> None:
-    """The network knows a default latency for every link of the catalogue."""
+    """The network knows every link of the catalogue, at no less than the device's bandwidth per direction."""
     links = [link for link in (device.scale_up, device.pcie) if link is not None]
     assert links
     assert {link.link_class for link in links} <= set(LINK_CLASSES)
+    if device.scale_up is not None:
+        default = LINK_CLASSES[device.scale_up.link_class].link.bandwidth_bytes_per_s
+        assert 0 < device.scale_up.bandwidth_bytes_per_s <= default
+    if device.pcie is not None:
+        lanes_of_sixteen = {"pcie_gen3": 16e9, "pcie_gen4": 32e9, "pcie_gen5": 64e9, "pcie_gen6": 128e9}
+        assert device.pcie.bandwidth_bytes_per_s == lanes_of_sixteen[device.pcie.link_class]
 
 
 @pytest.mark.parametrize(("name", "mib"), MEMORY_REPORTED_MIB.items())
@@ -219,19 +225,27 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 
 def test_a_device_of_ten_lines(tmp_path: Path) -> None:
-    """A user's own device is a file of ten lines, found relative to the scenario."""
-    (tmp_path / "own.yaml").write_text(
-        "name: Own\nvendor: Acme\nmemory_gib: 64\nreported_memory_mib: 65000\nmemory_bandwidth_gb_per_s: 1.2e3\n"
-        "peak_dense_tflops: {bf16: 300, fp16: 300}\nlinks:\n"
-        "  scale_up: {class: acmelink, gb_per_s_per_direction: 100}\n"
-        "  pcie: {class: pcie_gen5, gb_per_s_per_direction: 64}\npower: {idle_w: 40, limit_w: 300}\n"
-    )
+    """A user's own device is the ten lines of the docs, found relative to the scenario."""
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text(encoding="utf-8")
+    example = text.split("## Your own device")[1].split("```yaml\n")[1].split("```")[0]
+    assert len(example.splitlines()) == 10
+    (tmp_path / "own.yaml").write_text(example, encoding="utf-8")
     device = load_device("own.yaml", relative_to=tmp_path)
-    assert device.memory_bytes == 65_000 * MIB
-    assert device.memory_bandwidth_bytes_per_s == 1.2e12
+    assert (device.name, device.family, device.launch.name) == ("Acme-1", "hopper", "cuda_graph")
+    assert device.memory_bytes == 97_871 * MIB
+    assert device.memory_bandwidth_bytes_per_s == 4e12
+    assert device.peak("fp8") == 1e15
     assert device.scale_up is not None
-    assert device.scale_up.bandwidth_bytes_per_s == 1e11
-    assert (device.idle_w, device.limit_w) == (40, 300)
+    assert device.scale_up.bandwidth_bytes_per_s == 4.5e11
+    assert (device.idle_w, device.limit_w) == (70, 600)
+
+
+def test_the_docs_name_what_there_is() -> None:
+    """The page on devices has each launch class with its figures, and each family."""
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text(encoding="utf-8")
+    for entry in LAUNCH_CLASSES.values():
+        assert re.search(rf"`{entry.name}` \|[^|]*\| {entry.eager_us:g} \| {entry.replay_us:g} \|", text)
+    assert all(f"`{family}`" in text for family in FAMILIES)
 
 
 @pytest.mark.parametrize(
