@@ -53,6 +53,7 @@ class Efficiency:
     decode_us: float = _us(10.0, 100, "Attention of decodes: fixed cost per layer, combining split results included.")
     decode_item_us: float = _us(3.0, 50, "The same: per sequence and KV head that a multiprocessor works on.")
     decode_bandwidth: float = _share(0.85, "The same: share of the bandwidth.")
+    decode_fp8_bandwidth: float = _share(0.8, "The same with a KV cache of 8 bits, which is expanded on the way.")
     element_us: float = _us(3.0, 50, "Elementwise kernel (norm, activation, rotary embedding, KV write): fixed cost.")
     logit_us: float = _us(
         0.05, 5, "Sampler: per 1,000 logits (sequences x vocabulary), beside moving them."

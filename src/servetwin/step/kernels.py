@@ -162,7 +162,9 @@ class Kernels:
 
     def decode_attention(self, op: AttentionKernel) -> DecodeAttention:
         """Return what attention costs when ``op.count`` layers decode."""
-        byte_ns = NS_PER_S / (self.device.memory_bandwidth_bytes_per_s * self.efficiency.decode_bandwidth)
+        narrow = op.kv_bytes_per_token < op.num_kv_heads * op.head_dim * op.activation_bytes * (1 if op.kind == "mla" else 2)
+        share = self.efficiency.decode_fp8_bandwidth if narrow else self.efficiency.decode_bandwidth
+        byte_ns = NS_PER_S / (self.device.memory_bandwidth_bytes_per_s * share)
         flop_ns = NS_PER_S / (self._peak(None) * self.efficiency.prefill_compute)
         item_us = self.efficiency.decode_item_us * op.num_kv_heads / self._multiprocessors
         return DecodeAttention(
