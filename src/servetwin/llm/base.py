@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from servetwin.core.errors import InputError
@@ -12,6 +12,7 @@ from servetwin.llm.formats import Quantization, WeightFormat, plain_format
 from servetwin.llm.formats import quantization as named_quantization
 from servetwin.llm.parallel import ONE_RANK, Parallelism, stage_layers
 from servetwin.llm.parts import Attention, LatentAttention, Layer, LayerKind, MixtureOfExperts, Mlp
+from servetwin.llm.sharding import divides, uncut_block, widths
 from servetwin.llm.tensors import Tensor, layer_tensors
 
 VOCABULARY_PADDING = 64
@@ -259,44 +260,22 @@ class ModelArchitecture:
         return [ranks for ranks in range(1, 65) if self._divides(ranks)]
 
     def _divides(self, ranks: int) -> bool:
-        return all(_divides(layer, ranks) and self._keeps_blocks(layer, ranks) for layer, _ in self.layers)
-
-    def _keeps_blocks(self, layer: Layer, ranks: int) -> bool:
-        """Return whether no block of weights that share a scale is cut; engines refuse that, but for 4-bit floats."""
-        block = self._block
-        groups = {"experts", "shared_experts"} if isinstance(layer.mlp, MixtureOfExperts) else {"mlp"}
-        return groups <= layer.unquantized or all(width // ranks % block == 0 for width in _widths(layer))
+        return all(divides(layer, ranks, self._uncut_block) for layer, _ in self.layers)
 
     @property
-    def _block(self) -> int:
-        """Inputs of the down projection that share a scale and must stay on one rank; 1: no such rule."""
-        form = self.quantization.weights if self.quantization else None
-        return max(1, form.block[1]) if form and form.block and form.name in ("fp8", "int8", "int4") else 1
+    def _uncut_block(self) -> int:
+        return uncut_block(self.quantization.weights if self.quantization else None)
 
     def check_tensor_parallel_size(self, ranks: int, *, where: str | None = None) -> None:
         """Raise an InputError if ``ranks`` ranks cannot share the heads and the MLP evenly."""
         if ranks < 1 or not self._divides(ranks):
-            blocks = f" quantised in blocks of {self._block}" if self._block > 1 else ""
+            sizes = dict.fromkeys(width for layer, _ in self.layers for width in widths(layer))
+            block = self._uncut_block
+            blocks = f" quantised in blocks of {block}" if block > 1 else ""
             raise InputError(
                 f"tensor_parallel_size {ranks} does not divide {self.name} evenly ({self.num_attention_heads} "
                 f"attention heads, {self.num_key_value_heads} KV heads, intermediate_size "
-                f"{' and '.join(map(str, self._widths()))}{blocks}); "
+                f"{' and '.join(map(str, sizes))}{blocks}); "
                 f"allowed: {', '.join(map(str, self.tensor_parallel_sizes()))}",
                 where=where,
             )
-
-    def _widths(self) -> Sequence[int]:
-        return tuple(dict.fromkeys(width for layer, _ in self.layers for width in _widths(layer)))
-
-
-def _widths(layer: Layer) -> list[int]:
-    mlp = layer.mlp
-    shared = mlp.shared_intermediate_size if isinstance(mlp, MixtureOfExperts) else 0
-    return [mlp.intermediate_size, shared] if shared else [mlp.intermediate_size]
-
-
-def _divides(layer: Layer, ranks: int) -> bool:
-    attention = layer.attention
-    kv_heads = attention.num_kv_heads
-    even_kv = isinstance(attention, LatentAttention) or kv_heads % ranks == 0 or ranks % kv_heads == 0
-    return attention.num_heads % ranks == 0 and even_kv and all(width % ranks == 0 for width in _widths(layer))
