@@ -33,7 +33,9 @@ def _is_quantized(layer: Layer) -> bool:
 def uncut_block(form: WeightFormat | None) -> int:
     """Return the inputs that share a scale in ``form`` and must stay on one rank; 1: no such rule.
 
-    For 4-bit floats engines pad instead.
+    Source: vLLM's error "not divisible by weight quantization block_n"
+    (https://github.com/vllm-project/vllm/issues/17569);
+    for 4-bit floats it pads instead.
     """
     if form is None or form.block is None or form.name not in ("fp8", "int8", "int4"):
         return 1
