@@ -24,11 +24,11 @@ from servetwin.network.base import Collectives
 from servetwin.step.base import StepModelBase, StepShape, step_models
 from servetwin.step.decode_time import DecodeTime, Root
 from servetwin.step.efficiency import Efficiency, family_efficiency
-from servetwin.step.host import HostOverhead
+from servetwin.step.host import HOSTS, HostOverhead
 from servetwin.step.kernels import Kernels, Numbers
 from servetwin.step.operators import Work, counts, work_of_step
 
-DEFAULT_HOST_OVERHEAD = HostOverhead(per_step_us=500.0, per_request_us=5.0)
+DEFAULT_HOST_OVERHEAD = HOSTS["vllm-0.19"]
 """What vLLM V1 adds where its host work is not hidden: scheduling, input preparation, sampling, output handling."""
 
 CAPTURED_SIZES = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
@@ -132,8 +132,9 @@ class RooflineStepModel(StepModelBase):
     def _set_times(self) -> None:
         layers = self.architecture.num_hidden_layers
         efficiency = self.efficiency
-        self._decode_fixed_ns = layers * efficiency.decode_us * NS_PER_US
-        self._prefill_fixed_ns = layers * max(efficiency.prefill_us, efficiency.decode_us) * NS_PER_US
+        decode_us = efficiency.decode_us
+        self._decode_fixed_ns = layers * (efficiency.layer_us + decode_us) * NS_PER_US
+        self._prefill_fixed_ns = layers * (efficiency.layer_us + max(efficiency.prefill_us, decode_us)) * NS_PER_US
         self._tokens_ns = self._row_times("tokens")
         self._sequences_ns = RowTimes(lambda n: self._of("sequences", n) + self._sampler_ns(n))
         self._decode_tokens_ns = self._row_times("decode_tokens")
@@ -301,7 +302,7 @@ class RooflineStepModel(StepModelBase):
         logits = sequences * float(self.architecture.vocab_size)
         bandwidth = self.device.memory_bandwidth_bytes_per_s * self.efficiency.matrix_bandwidth
         byte_ns = SAMPLER_BYTES_PER_LOGIT / bandwidth * NS_PER_S
-        return logits * (byte_ns + self.efficiency.logit_us * NS_PER_US / 1000)
+        return logits * (byte_ns + self.host.per_1000_logits_us * NS_PER_US / 1000)
 
 
 _BOUNDS = (

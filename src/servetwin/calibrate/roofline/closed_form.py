@@ -7,7 +7,7 @@ is tokens x time of a step, which depends on the batch: a fixed point. It predic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor
+from math import exp, floor
 
 from servetwin.core.units import NS_PER_S
 from servetwin.step.base import StepModel, StepShape
@@ -98,8 +98,8 @@ def saturated_step_s(
 ) -> tuple[float, float]:
     """Return the median gap between tokens and the mean time of a step of a server that is kept full.
 
-    Each request that ends is replaced at once, so a step computes ``batch / output_tokens`` prompts on average. The
-    median gap is that of a step without a prompt, unless most steps have one.
+    Each request that ends is replaced at once, so a step computes ``batch / output_tokens`` prompts on average; how many
+    exactly is Poisson's distribution, requests being independent.
     """
     n = max(1, round(batch))
     context = prompt_tokens + output_tokens / 2
@@ -107,6 +107,17 @@ def saturated_step_s(
     plain = model.duration_ns(StepShape(n, tokens)) / NS_PER_S
     chunk = min(prompt_tokens, max_num_batched_tokens)
     mixed = model.duration_ns(StepShape(n, tokens, ((chunk, 0),))) / NS_PER_S
-    prompts = batch / output_tokens * prompt_tokens / chunk
-    mean = plain + prompts * (mixed - plain)
-    return (plain if prompts < 0.5 else max(plain, mean)), mean
+    chunks = batch / output_tokens * prompt_tokens / chunk
+    extra = mixed - plain
+    return plain + _median_of_poisson(chunks) * extra, plain + chunks * extra
+
+
+def _median_of_poisson(mean: float) -> int:
+    """Return the median of a Poisson distribution."""
+    term = total = exp(-mean)
+    count = 0
+    while total < 0.5:
+        count += 1
+        term *= mean / count
+        total += term
+    return count
