@@ -56,8 +56,6 @@ class Efficiency:
     decode_fp8_bandwidth: float = _share(0.8, "The same with a KV cache of 8 bits, which is expanded on the way.")
     element_us: float = _us(2.0, 50, "Elementwise kernel (norm, activation, rotary embedding): fixed cost.")
     layer_us: float = _us(15.0, 200, "Per layer: gaps between kernels, KV writes, what else tables of kernels miss.")
-        0.05, 5, "Sampler: per 1,000 logits (sequences x vocabulary), beside moving them."
-    )
     collective_bandwidth: float = _share(0.4, "Collective: share of the link's bandwidth.")
 
     def __post_init__(self) -> None:
