@@ -38,6 +38,9 @@ FAMILIES: Mapping[str, Sequence[str]] = {
 
 RUNS_FAMILY = "hopper"
 FROM_RUNS = ("layer_us", "collective_bandwidth")
+WITHOUT_SCALE_UP = ("ada", "blackwell_rtx")
+"""Their devices talk over PCIe, for which the link's class states what messages reach: all of it counts."""
+
 TABLES_SOURCE = "operator tables of aiconfigurator-core 0.12.0 (PyPI, Apache-2.0), vLLM, systems: "
 RUNS_SOURCE = "12 runs of vLLM 0.15.1 on H100, dense models (inference-sim/training)"
 
@@ -64,12 +67,11 @@ def fit_all(folder: Path, reference: Path, families: Sequence[str]) -> dict[str,
         _report(errors)
     if RUNS_FAMILY in found:
         runs = fit_runs(reference, found[RUNS_FAMILY])
-        found = {
-            family: runs.efficiency
-            if family == RUNS_FAMILY
-            else efficiency.changed({name: getattr(runs.efficiency, name) for name in FROM_RUNS})
-            for family, efficiency in found.items()
-        }
+        for family, efficiency in found.items():
+            found[family] = efficiency.changed({name: getattr(runs.efficiency, name) for name in FROM_RUNS})
+        found[RUNS_FAMILY] = runs.efficiency
+    for family in set(WITHOUT_SCALE_UP) & set(found):
+        found[family] = found[family].changed({"collective_bandwidth": 1.0})
     return found
 
 
@@ -106,7 +108,7 @@ def _report(errors: Sequence[KernelErrors]) -> None:
     for row in errors:
         print(
             f"{row.device}: {row.kind}: median {row.median:.1%}, p90 {row.p90:.1%}, bias {row.bias:+.1%} "
-            f"({row.rows} rows, {row.cached:.0%} from the cache)",
+            f"({row.rows} rows; {row.from_memory:.1%} without the {row.cached:.0%} that may come from a cache)",
             file=sys.stderr,
         )
 

@@ -199,8 +199,7 @@ class Kernels:
         return self.device.multiprocessors or TYPICAL_MULTIPROCESSORS
 
     def _peak(self, dtype: str | None) -> float:
-        name = dtype or self.dtype
-        return self.device.peak("fp4" if name == "nvfp4" else name)
+        return self.device.peak(dtype or self.dtype)
 
     def _bytes_ns(self, num_bytes: Numbers, share: float) -> Numbers:
         result: Numbers = num_bytes / (self.device.memory_bandwidth_bytes_per_s * share) * NS_PER_S

@@ -18,7 +18,16 @@ from servetwin.core.number_formats import number_format
 from servetwin.core.units import NS_PER_S, NS_PER_US
 from servetwin.hardware.base import Device
 from servetwin.llm.base import ModelArchitecture
-from servetwin.llm.operators import AttentionKernel, Collective, Elementwise, Gemm, GroupedGemm, Items, operators
+from servetwin.llm.operators import (
+    AttentionKernel,
+    Collective,
+    Elementwise,
+    Gemm,
+    GroupedGemm,
+    Items,
+    RankOperator,
+    operators,
+)
 from servetwin.llm.parallel import Parallelism
 from servetwin.network.base import Collectives
 from servetwin.step.base import StepModelBase, StepShape, step_models
@@ -120,10 +129,10 @@ class RooflineStepModel(StepModelBase):
         self.efficiency = _efficiency(device, efficiency)
         self.enforce_eager = enforce_eager
         self._collectives = collectives
-        device.peak(architecture.dtype)
         self._kernels = Kernels(device, self.efficiency, architecture.dtype)
         ranks = Parallelism(tensor=tensor_parallel_size)
         self._operators = operators(architecture, ranks, kv_cache_dtype=kv_cache_dtype)
+        _check_formats(device, architecture, self._operators)
         attention = [op for op in self._operators if isinstance(op, AttentionKernel)]
         self._decode_kinds = [self._kernels.decode_attention(op) for op in attention if op.phase != "prefill"]
         self._prefill_kinds = [self._kernels.prefill_attention(op) for op in attention if op.phase != "decode"]
@@ -320,6 +329,20 @@ def _efficiency(device: Device, given: Efficiency | Mapping[str, float] | None) 
     if isinstance(given, Efficiency):
         return given
     return family_efficiency(device.family).changed(given or {})
+
+
+def _check_formats(device: Device, architecture: ModelArchitecture, ops: Sequence[RankOperator]) -> None:
+    """Raise an InputError if the device does not compute in a format that the model's products need."""
+    device.peak(architecture.dtype)
+    for op in ops:
+        if isinstance(op, Gemm | GroupedGemm) and op.weights.activations is not None:
+            try:
+                device.peak(op.weights.activations)
+            except InputError as error:
+                raise InputError(
+                    f"{error}. {architecture.name} computes its {op.weights.name} products in "
+                    f"{op.weights.activations}; take the model in {architecture.dtype}, or with weight-only quantisation"
+                ) from None
 
 
 def _weights(op: object, shape: StepShape) -> float:

@@ -16,8 +16,11 @@ from servetwin.step.efficiency import Efficiency
 ROWS = 3000
 """Rows of a table that take part in a fit, drawn by a fixed seed; all are judged."""
 
-CACHE_MARGIN = 1.03
-"""Rows that are not slower than a perfect device by this factor do not take part in a fit."""
+CACHE_MIB = {"H100-SXM": 50, "H200-SXM": 50, "A100-SXM-80GB": 40, "L40S": 96, "B200": 126, "RTXPRO6000": 128}
+"""Size of the last-level cache, from the makers' white papers and data sheets."""
+
+CACHED_FROM = 0.2
+"""Data that fits into the cache counts as served from there where reading it from memory takes this part of the time."""
 
 DAMPED_FROM = 0.1
 """Errors (of the logarithm) from which on a row counts less than its square: tables hold rows that run from the cache,
@@ -31,7 +34,9 @@ class KernelErrors:
     Attributes
     ----------
     cached
-        Share of rows that are faster than the data sheet's bandwidth or peak: served from the cache.
+        Share of rows that may have been served from the cache: a model's weights and KV are far larger than that.
+    from_memory
+        The median error of the others.
     """
 
     kind: str
@@ -41,6 +46,7 @@ class KernelErrors:
     p90: float
     bias: float
     cached: float
+    from_memory: float
 
 
 def table_of(folder: Path, system: str, kind: Kind) -> Table | None:
@@ -77,6 +83,8 @@ def fit_kind(kind: Kind, tables: Sequence[Table], start: Efficiency) -> Efficien
     """Return ``start`` with the coefficients of ``kind`` fitted to the tables of one family of devices."""
     from scipy.optimize import least_squares
 
+    if not kind.coefficients:
+        return start
     samples = [_sample(_from_memory(kind, table)) for table in tables]
     predicted = [kind.times(table) for table in samples]
     weights = [1 / np.sqrt(len(table)) for table in samples]
@@ -100,7 +108,15 @@ def _from_memory(kind: Kind, table: Table) -> Table:
 
     A model's weights and KV cache are far larger than any cache, so that these rows say nothing about serving.
     """
-    return table.only(kind.times(table)(PERFECT) * CACHE_MARGIN < table.measured_us)
+    return table.only(~_cached(kind, table))
+
+
+def _cached(kind: Kind, table: Table) -> NDArray[np.bool_]:
+    """Return which rows may have been served from the cache: their data fits, and reading it is a part of their time."""
+    data_us = kind.times(table)(PERFECT)
+    cache_bytes = CACHE_MIB.get(table.device.name, 0) * 2**20
+    fits = data_us * 1e-6 * table.device.memory_bandwidth_bytes_per_s < cache_bytes
+    return np.asarray((fits & (data_us > CACHED_FROM * table.measured_us)) | (data_us > table.measured_us))
 
 
 def _damped(errors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,7 +139,7 @@ def judge_kind(kind: Kind, table: Table, efficiency: Efficiency) -> KernelErrors
     """Return the errors over all rows of a table."""
     times: Times = kind.times(table)
     errors = times(efficiency) / table.measured_us - 1
-    cached = float(np.mean(times(PERFECT) > table.measured_us))
+    cached = _cached(kind, table)
     return KernelErrors(
         kind.name,
         table.device.name,
@@ -131,7 +147,8 @@ def judge_kind(kind: Kind, table: Table, efficiency: Efficiency) -> KernelErrors
         float(np.median(np.abs(errors))),
         float(np.quantile(np.abs(errors), 0.9)),
         float(np.median(errors)),
-        cached,
+        float(np.mean(cached)),
+        float(np.median(np.abs(errors[~cached]))),
     )
 
 

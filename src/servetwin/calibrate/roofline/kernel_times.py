@@ -157,10 +157,15 @@ def _has(label: str, value: str) -> Callable[[Table], NDArray[np.bool_]]:
     return lambda table: table.labels[label] == value
 
 
-def _full_attention(table: Table) -> NDArray[np.bool_]:
+def _full_attention(kv_cache_dtype: str) -> Callable[[Table], NDArray[np.bool_]]:
     """Heads of 64 and 128 elements without a window; wider heads run other, slower kernels."""
-    window = table.columns.get("window_size", np.zeros(len(table)))
-    return (window == 0) & (table.columns["head_dim"] <= 128)
+
+    def keep(table: Table) -> NDArray[np.bool_]:
+        window = table.columns.get("window_size", np.zeros(len(table)))
+        format_is = table.labels["kv_cache_dtype"] == kv_cache_dtype
+        return np.asarray((window == 0) & (table.columns["head_dim"] <= 128) & format_is)
+
+    return keep
 
 
 KINDS = (
@@ -181,19 +186,28 @@ KINDS = (
         _gemm_times(QUANTIZED_FORMATS["fp8"]),
     ),
     Kind(
-        "attention of prompts",
+        "attention of prompts, KV in bf16",
         "attention",
         "context_attention_perf",
         ("prefill_us", "prefill_tile_us", "prefill_compute", "prefill_narrow", "prefill_bandwidth"),
-        _full_attention,
+        _full_attention("bfloat16"),
         _prefill_times,
     ),
+    Kind("attention of prompts, KV in fp8", "attention", "context_attention_perf", (), _full_attention("fp8"), _prefill_times),
     Kind(
-        "attention of decodes",
+        "attention of decodes, KV in bf16",
         "attention",
         "generation_attention_perf",
-        ("decode_us", "decode_item_us", "decode_bandwidth", "decode_fp8_bandwidth"),
-        _full_attention,
+        ("decode_us", "decode_item_us", "decode_bandwidth"),
+        _full_attention("bfloat16"),
+        _decode_times,
+    ),
+    Kind(
+        "attention of decodes, KV in fp8",
+        "attention",
+        "generation_attention_perf",
+        ("decode_fp8_bandwidth",),
+        _full_attention("fp8"),
         _decode_times,
     ),
     Kind(
