@@ -49,6 +49,7 @@ accuracy: $(VENV)/.runtime
 
 docs: $(VENV)/.runtime
 	$(BIN)/python -m servetwin.scenario.reference docs/scenario.md
+	$(BIN)/python -m servetwin.llm.reference docs/models.md
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist

@@ -30,6 +30,7 @@ def test_init_writes_a_scenario_that_is_fine(servetwin: Command) -> None:
     [
         ("models", "meta-llama/Llama-3.1-8B"),
         ("hardware", "H100-SXM"),
+        ("links", "nvlink4"),
         ("routers", "least_outstanding"),
         ("schedulers", "vllm"),
         ("orderings", "priority"),
@@ -45,6 +46,26 @@ def test_list(servetwin: Command, kind: str, name: str) -> None:
     found = [row["name"] for row in rows]
     assert name in found
     assert len(set(found)) == len(found)
+
+
+def test_list_hardware_shows_the_key_facts(servetwin: Command) -> None:
+    """Memory as reported, bandwidth, power, links and dense peaks of a device stand in the list."""
+    rows = {row["name"]: row for row in json.loads(servetwin("list", "hardware", "--json").out)}
+    assert rows["RTX4090"] == {
+        "name": "RTX4090",
+        "vendor": "NVIDIA",
+        "memory_gib": 24.0,
+        "bandwidth_gb_per_s": 1008,
+        "idle_w": 16.0,
+        "limit_w": 450.0,
+        "scale_up": None,
+        "pcie": "pcie_gen4 32 GB/s",
+        "launch": "cuda_graph",
+        "peak_dense_tflops": {
+            **{"fp32": 82.6, "tf32": 82.6, "bf16": 165.2, "fp16": 165.2},
+            **{"fp8": 330.3, "int8": 660.6, "int4": 1321.2},
+        },
+    }
 
 
 def test_workload_writes_what_the_scenario_would_run(servetwin: Command) -> None:

@@ -13,29 +13,99 @@ from hypothesis import strategies as st
 
 from servetwin.core.errors import InputError
 from servetwin.core.units import GIB
-from servetwin.hardware import Device, device_names, list_devices, load_device
+from servetwin.hardware import (
+    LAUNCH_CLASSES,
+    Device,
+    LaunchClass,
+    device_names,
+    launch_class,
+    list_devices,
+    load_device,
+)
 from servetwin.hardware.base import MIB, read_device
 from servetwin.network import LINK_CLASSES
 
-DENSE_BF16_TFLOPS = {
+DENSE_TFLOPS = {
+    "A10": 125,
+    "A100-PCIe-40GB": 312,
+    "A100-PCIe-80GB": 312,
     "A100-SXM-40GB": 312,
     "A100-SXM-80GB": 312,
+    "Ascend-910B": 313,
+    "Ascend-910C": 752,
     "B200": 2250,
+    "B300": 2250,
+    "GB200": 2500,
+    "GB300": 2500,
+    "Gaudi2": 432,
+    "Gaudi3": 1835,
+    "H100-NVL": 835.5,
     "H100-PCIe": 756,
     "H100-SXM": 989.4,
+    "H20": 148,
+    "H200-NVL": 835.5,
     "H200-SXM": 989.4,
+    "Intel-Max-1550": 838.9,
     "L4": 121,
     "L40S": 362,
+    "MI250": 362.1,
+    "MI250-GCD": 181.05,
     "MI300X": 1307.4,
+    "MI325X": 1307.4,
+    "MI355X": 2516.6,
+    "RTX3090": 71,
     "RTX4090": 165.2,
+    "RTX5090": 209.5,
     "RTXA6000": 154.8,
     "RTXPRO6000": 500,
     "RTXPRO6000-Workstation": 503.8,
+    "TPU-v5e": 197,
+    "TPU-v5p": 459,
     "TPU-v6e": 918,
+    "V100-PCIe-32GB": 112,
+    "V100-SXM-16GB": 125,
+    "V100-SXM-32GB": 125,
+    "Xeon-8480": 229.4,
 }
-"""Without sparsity, from the vendors' data sheets; the sparse figures are twice these."""
+"""Dense peaks of bf16 (fp16 where there is none), from the data sheets; the sparse figures are twice these."""
+
+UNITS = {
+    "A10": (512, 1695),
+    "A100-PCIe-80GB": (1024, 1410),
+    "A100-SXM-80GB": (1024, 1410),
+    "H100-NVL": (2048, 1545),
+    "H100-PCIe": (2048, 1620),
+    "H100-SXM": (2048, 1830),
+    "Intel-Max-1550": (2048, 1600),
+    "L4": (512, 2040),
+    "L40S": (512, 2520),
+    "MI250": (512, 1700),
+    "MI300X": (1024, 2100),
+    "MI325X": (1024, 2100),
+    "MI355X": (2048, 2400),
+    "RTX3090": (256, 1695),
+    "RTX4090": (256, 2520),
+    "RTX5090": (256, 2407),
+    "RTXA6000": (512, 1800),
+    "RTXPRO6000-Workstation": (512, 2617),
+    "V100-SXM-32GB": (512, 1530),
+    "Xeon-8480": (1024, 2000),
+}
+"""Multiply-adds of 16 bits with 32-bit accumulation per cycle and multiprocessor, and the clock in MHz."""
 
 MEMORY_REPORTED_MIB = {"RTX4090": 24_564, "RTXA6000": 49_140, "H100-SXM": 81_559, "RTXPRO6000": 97_887}
+
+FAMILIES = (
+    *("volta", "ampere", "ampere_ga102", "ada", "hopper", "blackwell", "blackwell_rtx"),
+    *("cdna2", "cdna3", "cdna4", "tpu", "gaudi", "ascend", "xe_hpc", "cpu"),
+)
+
+ASKED_FOR = (
+    *("V100", "A100-40GB", "A100-80GB", "A100-PCIe-40GB", "A100-PCIe-80GB", "A10", "L4", "L40S", "RTX3090", "RTX4090"),
+    *("RTX5090", "A6000", "RTX-PRO-6000", "H100-PCIe", "H100-SXM", "H100-NVL", "H200", "H20", "B200", "B300", "GB200"),
+    *("GB300", "MI250", "MI300X", "MI325X", "MI355X", "TPU-v5e", "TPU-v5p", "TPU-v6e", "Gaudi2", "Gaudi3"),
+    *("Ascend-910B", "Ascend-910C", "Max-1550", "CPU"),
+)
 
 devices = pytest.mark.parametrize("device", list_devices(), ids=lambda device: device.name)
 
@@ -47,53 +117,84 @@ OWN: dict[str, Any] = {
 }
 
 
+def matrix_peak(device: Device) -> float:
+    """Return the peak of 16-bit products, in FLOP/s."""
+    return device.peak_flops.get("bf16") or device.peak_flops["fp16"]
+
+
 def test_every_device_has_its_dense_peak() -> None:
-    """Each card's bf16 peak is the dense one; a new card must be entered here too."""
-    peaks = {device.name: device.peak("bf16") / 1e12 for device in list_devices()}
-    assert peaks == {name: pytest.approx(tflops, rel=0.001) for name, tflops in DENSE_BF16_TFLOPS.items()}
+    """Each card's 16-bit peak is the dense one; a new card must be entered here too."""
+    peaks = {device.name: matrix_peak(device) / 1e12 for device in list_devices()}
+    assert peaks == {name: pytest.approx(tflops, rel=0.001) for name, tflops in DENSE_TFLOPS.items()}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_peaks_are_units_times_clock(name: str) -> None:
+    """A dense peak is what the matrix units do in a cycle, times the clock; a sparse one would be twice that."""
+    device = load_device(name)
+    multiply_adds, mhz = UNITS[name]
+    assert device.multiprocessors
+    assert matrix_peak(device) == pytest.approx(device.multiprocessors * multiply_adds * 2 * mhz * 1e6, rel=0.02)
 
 
 @devices
 def test_no_peak_counts_on_sparsity(device: Device) -> None:
     """Halving a format's width at most doubles the dense peak: a sparse figure would be another factor of two."""
     peaks = device.peak_flops
-    bf16 = peaks["bf16"]
-    assert peaks.get("fp16", bf16) == bf16
-    assert peaks.get("tf32", bf16 / 2) <= bf16 / 2 * 1.02
-    assert peaks.get("fp8", 0) <= 2.03 * bf16
-    assert peaks.get("fp4", 0) <= 4.05 * bf16
-    # GeForce cards halve products that accumulate in 32 bits; whole numbers are not halved.
-    assert peaks.get("int8", 0) <= (4 if "4090" in device.name else 2.03) * bf16
+    wide = matrix_peak(device)
+    assert peaks.get("fp16", wide) == wide
+    assert peaks.get("tf32", wide / 2) <= wide / 2 * 1.02
+    assert peaks["fp32"] <= wide / 2 * 1.01 if "fp32" in peaks else True
+    assert peaks.get("fp8", 0) <= 2.03 * wide
+    # GeForce cards halve products that accumulate in 32 bits; whole numbers and FP4 are not halved.
+    halved = 2 if device.name in ("RTX3090", "RTX4090", "RTX5090") else 1
+    # Blackwell Ultra computes FP4 three times as fast as FP8; everything else, twice.
+    assert peaks.get("fp4", 0) <= (6.01 if device.name in ("B300", "GB300") else 4.05 * halved) * wide
+    assert peaks.get("int8", 0) <= 2.03 * halved * wide
+    assert peaks.get("int4", 0) <= 2.03 * peaks.get("int8", 0)
 
 
 @devices
 def test_every_figure_has_its_source(device: Device) -> None:
-    """Each figure of a built-in device says where it comes from."""
-    stated = {"memory_gib", "memory_bandwidth_gb_per_s", "peak_dense_tflops"}
-    stated |= {"idle_w"} if device.idle_w else set()
-    stated |= {"limit_w"} if device.limit_w else set()
+    """Each figure of a built-in device says where it comes from, and each that is missing says so."""
+    stated = {"memory_gib", "memory_bandwidth_gb_per_s", "peak_dense_tflops", "reported_memory_mib"}
+    stated |= {"idle_w", "limit_w"}
     stated |= {"links"} if device.scale_up or device.pcie else set()
-    stated |= {"reported_memory_mib"} if "reported_memory_mib" in device.sources else set()
-    assert stated <= set(device.sources)
-    assert device.memory_bytes == device.nominal_memory_bytes or "reported_memory_mib" in device.sources
+    stated |= {"multiprocessors"} if device.multiprocessors else set()
+    assert {name for name in stated if not device.sources.get(name)} == set()
+    for name, watts in (("idle_w", device.idle_w), ("limit_w", device.limit_w)):
+        assert (watts is None) == device.sources[name].startswith("not published")
 
 
 @devices
-def test_figures_are_of_a_plausible_size(device: Device) -> None:
+def test_figures_are_of_a_sane_size(device: Device) -> None:
     """A slip of a unit (GB for GiB, TB/s for GB/s, bits for bytes) would leave these ranges."""
     assert 0.9 <= device.memory_bytes / device.nominal_memory_bytes <= 1
-    assert 15 * GIB < device.memory_bytes < 400 * GIB
+    assert 15 * GIB < device.memory_bytes < 600 * GIB
     assert 2e11 < device.memory_bandwidth_bytes_per_s < 1e13
-    assert 50 < device.peak("bf16") / device.memory_bandwidth_bytes_per_s < 700
+    assert 30 < matrix_peak(device) / device.memory_bandwidth_bytes_per_s < 800
     assert device.idle_w is None or device.limit_w is None or device.idle_w < 0.3 * device.limit_w
+    assert device.family in FAMILIES
+
+
+def test_the_kinds_that_users_ask_for_are_there() -> None:
+    """Every accelerator that the catalogue promises is found under its common name."""
+    for name in ASKED_FOR:
+        assert load_device(name).name in device_names()
 
 
 @devices
 def test_link_classes_have_defaults(device: Device) -> None:
-    """The network knows a default latency for every link of the catalogue."""
+    """The network knows every link of the catalogue, at no less than the device's bandwidth per direction."""
     links = [link for link in (device.scale_up, device.pcie) if link is not None]
     assert links
     assert {link.link_class for link in links} <= set(LINK_CLASSES)
+    if device.scale_up is not None:
+        default = LINK_CLASSES[device.scale_up.link_class].link.bandwidth_bytes_per_s
+        assert 0 < device.scale_up.bandwidth_bytes_per_s <= default
+    if device.pcie is not None:
+        lanes_of_sixteen = {"pcie_gen3": 16e9, "pcie_gen4": 32e9, "pcie_gen5": 64e9, "pcie_gen6": 128e9}
+        assert device.pcie.bandwidth_bytes_per_s == lanes_of_sixteen[device.pcie.link_class]
 
 
 @pytest.mark.parametrize(("name", "mib"), MEMORY_REPORTED_MIB.items())
@@ -124,19 +225,27 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 
 def test_a_device_of_ten_lines(tmp_path: Path) -> None:
-    """A user's own device is a file of ten lines, found relative to the scenario."""
-    (tmp_path / "own.yaml").write_text(
-        "name: Own\nvendor: Acme\nmemory_gib: 64\nreported_memory_mib: 65000\nmemory_bandwidth_gb_per_s: 1.2e3\n"
-        "peak_dense_tflops: {bf16: 300, fp16: 300}\nlinks:\n"
-        "  scale_up: {class: acmelink, gb_per_s_per_direction: 100}\n"
-        "  pcie: {class: pcie_gen5, gb_per_s_per_direction: 64}\npower: {idle_w: 40, limit_w: 300}\n"
-    )
+    """A user's own device is the ten lines of the docs, found relative to the scenario."""
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text(encoding="utf-8")
+    example = text.split("## Your own device")[1].split("```yaml\n")[1].split("```")[0]
+    assert len(example.splitlines()) == 10
+    (tmp_path / "own.yaml").write_text(example, encoding="utf-8")
     device = load_device("own.yaml", relative_to=tmp_path)
-    assert device.memory_bytes == 65_000 * MIB
-    assert device.memory_bandwidth_bytes_per_s == 1.2e12
+    assert (device.name, device.family, device.launch.name) == ("Acme-1", "hopper", "cuda_graph")
+    assert device.memory_bytes == 97_871 * MIB
+    assert device.memory_bandwidth_bytes_per_s == 4e12
+    assert device.peak("fp8") == 1e15
     assert device.scale_up is not None
-    assert device.scale_up.bandwidth_bytes_per_s == 1e11
-    assert (device.idle_w, device.limit_w) == (40, 300)
+    assert device.scale_up.bandwidth_bytes_per_s == 4.5e11
+    assert (device.idle_w, device.limit_w) == (70, 600)
+
+
+def test_the_docs_name_what_there_is() -> None:
+    """The page on devices has each launch class with its figures, and each family."""
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text(encoding="utf-8")
+    for entry in LAUNCH_CLASSES.values():
+        assert re.search(rf"`{entry.name}` \|[^|]*\| {entry.eager_us:g} \| {entry.replay_us:g} \|", text)
+    assert all(f"`{family}`" in text for family in FAMILIES)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +262,34 @@ def test_a_device_of_ten_lines(tmp_path: Path) -> None:
         ({"links": {"pci": {}}}, "unknown key 'pci'; did you mean 'pcie'"),
         ({"power": {"idle": 3}}, "unknown key 'idle'; did you mean 'idle_w'"),
         ({"aliases": "A"}, "aliases must be a list of texts"),
+        ({"launch_class": "cuda_grap"}, "unknown launch class 'cuda_grap'; did you mean 'cuda_graph'"),
+        ({"multiprocessors": 1.5}, "multiprocessors must be a whole number of at least 1, got 1.5"),
     ],
 )
 def test_a_bad_device_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     """Missing, misspelt and absurd figures are refused with the file and the key."""
     with pytest.raises(InputError, match=rf"^own\.yaml: .*{re.escape(message)}"):
         read_device({**OWN, **changes}, where="own.yaml")
+
+
+def test_four_bit_floats_share_a_peak() -> None:
+    """MXFP4 and NVFP4 differ in their scales only: both run at the device's FP4 peak."""
+    device = load_device("B200")
+    assert device.peak("nvfp4") == device.peak("mxfp4") == device.peak("fp4") == 9e15
+
+
+@pytest.mark.parametrize("entry", LAUNCH_CLASSES.values(), ids=LAUNCH_CLASSES)
+def test_launch_classes(entry: LaunchClass) -> None:
+    """Replaying a recorded step never costs more than launching one by one, and each figure has its source."""
+    assert 0 < entry.replay_us <= entry.eager_us < 100
+    assert entry.source
+    assert launch_class(entry.name) is entry
+
+
+def test_the_default_launch_class() -> None:
+    """A device that states nothing is launched as a CUDA device is."""
+    assert read_device(OWN, where="own.yaml").launch.name == "cuda_graph"
+    assert load_device("TPU-v6e").launch.name == "xla"
 
 
 def test_a_format_without_a_peak_is_refused() -> None:

@@ -101,10 +101,27 @@ def test_what_is_missing_is_said_at_once(deployment: Deployment, changes: dict[s
     assert message in str(caught.value)
 
 
-def test_kv_capacity_auto_is_refused_by_name(deployment: Deployment) -> None:
-    """Until the KV capacity model lands."""
-    with pytest.raises(InputError, match="--kv-capacity auto is not modelled yet"):
-        deployment.scenario(cluster_with(), kv_capacity="auto")
+def test_kv_capacity_auto_takes_the_devices_real_memory(deployment: Deployment) -> None:
+    """The cluster file's memory does not count, the utilisation flag does; blocks are worked out when it is built."""
+    small = {"npu_mem": {"mem_size": 8, "mem_bw": 1597, "mem_latency": 0, "mem_util": 0.5}}
+    engine = deployment.scenario(cluster_with(small), kv_capacity="auto")["cluster"][0]["engine"]
+    assert engine["gpu_memory_utilization"] == 0.9
+    assert "num_gpu_blocks_override" not in engine
+    flags = LssFlags(npu_memory_utilization=0.8)
+    engine = deployment.scenario(cluster_with(small), flags, kv_capacity="auto")["cluster"][0]["engine"]
+    assert engine["gpu_memory_utilization"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [({"npu_memory_utilization": 0.1}, "does not fit on RTXPRO6000"), ({"npu_memory_utilization": 1.0}, "at most")],
+)
+def test_kv_capacity_auto_says_at_once_what_does_not_fit(
+    deployment: Deployment, flags: dict[str, Any], message: str
+) -> None:
+    """With the numbers, at import."""
+    with pytest.raises(InputError, match=message):
+        deployment.scenario(cluster_with(), LssFlags(**flags), kv_capacity="auto")
 
 
 def test_models_and_architectures_of_the_user_are_read(deployment: Deployment) -> None:

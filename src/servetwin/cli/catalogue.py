@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from servetwin.cli.options import Json
 from servetwin.core.errors import unknown_name
 from servetwin.core.registry import Registry
+
+if TYPE_CHECKING:
+    from servetwin.hardware.base import DeviceLink
 
 Row = dict[str, Any]
 
@@ -21,7 +24,7 @@ def mount(app: typer.Typer) -> None:
 
 
 def list_names(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, hardware, routers, schedulers, ...")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, hardware, links, routers, schedulers, ...")],
     as_json: Json = False,
 ) -> None:
     """List what can be named in a scenario."""
@@ -38,17 +41,9 @@ def list_names(
 
 def _models() -> list[Row]:
     from servetwin.llm.catalogue import list_models
+    from servetwin.llm.reference import model_row
 
-    return [
-        {
-            "name": entry.architecture.name,
-            "parameters": entry.architecture.num_parameters,
-            "layers": entry.architecture.num_hidden_layers,
-            "context": entry.architecture.max_position_embeddings,
-            "dtype": entry.architecture.dtype,
-        }
-        for entry in list_models()
-    ]
+    return [model_row(entry) for entry in list_models()]
 
 
 def _hardware() -> list[Row]:
@@ -61,9 +56,34 @@ def _hardware() -> list[Row]:
             "vendor": device.vendor,
             "memory_gib": round(device.memory_bytes / GIB, 1),
             "bandwidth_gb_per_s": round(device.memory_bandwidth_bytes_per_s / GB),
-            "peak_tflops": {name: round(peak / 1e12, 1) for name, peak in device.peak_flops.items()},
+            "idle_w": device.idle_w,
+            "limit_w": device.limit_w,
+            "scale_up": _link(device.scale_up),
+            "pcie": _link(device.pcie),
+            "launch": device.launch.name,
+            "peak_dense_tflops": {name: round(peak / 1e12, 1) for name, peak in device.peak_flops.items()},
         }
         for device in list_devices()
+    ]
+
+
+def _link(link: DeviceLink | None) -> str | None:
+    return None if link is None else f"{link.link_class} {link.bandwidth_bytes_per_s / 1e9:g} GB/s"
+
+
+def _links() -> list[Row]:
+    from servetwin.core.units import GB, NS_PER_US
+    from servetwin.network.links import LINK_CLASSES
+
+    return [
+        {
+            "name": entry.name,
+            "gb_per_s": entry.link.bandwidth_bytes_per_s / GB,
+            "message_us": entry.link.latency_ns / NS_PER_US,
+            "operation_us": entry.link.operation_ns / NS_PER_US,
+            "source": entry.source,
+        }
+        for entry in LINK_CLASSES.values()
     ]
 
 
@@ -125,6 +145,7 @@ def _workloads() -> list[Row]:
 LISTS: dict[str, Callable[[], list[Row]]] = {
     "models": _models,
     "hardware": _hardware,
+    "links": _links,
     "routers": _registry(_routers),
     "schedulers": _registry(_schedulers),
     "orderings": _registry(_orderings),

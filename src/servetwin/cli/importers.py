@@ -41,7 +41,8 @@ def llmservingsim(
         Literal["lss", "default"], typer.Option(help="lss: compute as LLMServingSim does, defects included.")
     ] = "default",
     kv_capacity: Annotated[
-        Literal["lss", "auto"], typer.Option(help="lss: by its formula from mem_size and mem_util.")
+        Literal["lss", "auto"],
+        typer.Option(help="lss: by its formula from mem_size and mem_util; auto: from the device's memory, as vLLM."),
     ] = "lss",
     max_num_seqs: Annotated[int | None, _flag("--max-num-seqs", "--max-batch", help_text="0: unlimited.")] = None,
     max_num_batched_tokens: Annotated[

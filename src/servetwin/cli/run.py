@@ -86,6 +86,10 @@ def check(scenario: ScenarioFile, sets: Sets = None, seed: Seed = None, as_json:
     for rejected in deployment.rejections:
         typer.echo(f"note: a run will reject {rejected}")
     print_table([_pool_row(name, pool) for name, pool in facts["pools"].items()])
+    for name, pool in facts["pools"].items():
+        if "memory_bytes_per_accelerator" in pool:
+            typer.echo(f"\n{name}: memory of one {pool['device']}, GiB")
+            print_table([_memory_row(*item) for item in pool["memory_bytes_per_accelerator"].items()])
 
 
 def _resolve(scenario: Path, sets: list[str] | None, seed: int | None) -> Deployment:
@@ -94,6 +98,10 @@ def _resolve(scenario: Path, sets: list[str] | None, seed: int | None) -> Deploy
     from servetwin.scenario.load import load_scenario
 
     return build(load_scenario(scenario, edits=parse_edits(sets or [], "--set"), seed=seed, option="--set"))
+
+
+def _memory_row(part: str, num_bytes: int) -> dict[str, Any]:
+    return {"part": part, "gib": num_bytes / 2**30}
 
 
 def _pool_row(name: str, pool: dict[str, Any]) -> dict[str, Any]:

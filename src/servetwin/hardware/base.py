@@ -9,12 +9,16 @@ from servetwin.core.errors import InputError
 from servetwin.core.fields import Fields
 from servetwin.core.number_formats import number_format
 from servetwin.core.units import GB, GIB
+from servetwin.hardware.launch import DEFAULT_LAUNCH_CLASS, LaunchClass, launch_class
 
 MIB = 2**20
 TERA = 10**12
 
 PEAK_FORMATS = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4", "int4")
 """Formats for which a device can state a peak; matrix units where it has them, accumulation in 32 bits."""
+
+FOUR_BIT_FLOATS = {"mxfp4": "fp4", "nvfp4": "fp4"}
+"""Formats that differ in their scales only; devices state one peak for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,13 @@ class Device:
         The link to its host, or None.
     idle_w, limit_w
         Power when nothing runs, and the power limit; None where not known.
+    family
+        Name of the chip's generation (``hopper``, ``cdna3``), by which calibrated step models find their efficiencies.
+    multiprocessors
+        Streaming multiprocessors, compute units or cores: what the tiles of a matrix product are spread over; None
+        where that is not how the device works, or not known.
+    launch
+        How work is started on it, see `servetwin.hardware.launch`.
     sources
         Where each figure comes from.
     """
@@ -67,6 +78,9 @@ class Device:
     pcie: DeviceLink | None = None
     idle_w: float | None = None
     limit_w: float | None = None
+    family: str | None = None
+    multiprocessors: int | None = None
+    launch: LaunchClass = field(default_factory=lambda: launch_class(DEFAULT_LAUNCH_CLASS))
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,7 +92,7 @@ class Device:
         InputError
             If the device has no peak for it; it names the formats that it has.
         """
-        name = number_format(dtype, where=where)
+        name = dtype if dtype in PEAK_FORMATS else FOUR_BIT_FLOATS.get(dtype) or number_format(dtype, where=where)
         if name not in self.peak_flops:
             raise InputError(
                 f"{self.name} has no peak for {name}; its formats: {', '.join(self.peak_flops)}", where=where
@@ -115,6 +129,9 @@ def read_device(data: object, *, where: str) -> Device:
         pcie=_link(links, "pcie"),
         idle_w=power.number("idle_w") if "idle_w" in power else None,
         limit_w=power.number("limit_w") if "limit_w" in power else None,
+        family=fields.text("family") if "family" in fields else None,
+        multiprocessors=fields.integer("multiprocessors") if "multiprocessors" in fields else None,
+        launch=launch_class(fields.text("launch_class", DEFAULT_LAUNCH_CLASS), where=where),
         aliases=fields.texts("aliases"),
         sources={key: sources.text(key) for key in sources},
     )

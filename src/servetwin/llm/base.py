@@ -1,53 +1,42 @@
-"""The architecture of a dense decoder-only language model: its sizes, its tensors, and what a rank holds of them."""
+"""The architecture of a decoder-only language model: its layers, its tensors, and what a rank holds of them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
 
 from servetwin.core.errors import InputError
 from servetwin.core.number_formats import bytes_per_element
+from servetwin.llm.formats import Quantization, WeightFormat, plain_format
+from servetwin.llm.formats import quantization as named_quantization
+from servetwin.llm.parallel import ONE_RANK, Parallelism, stage_layers
+from servetwin.llm.parts import Attention, LatentAttention, Layer, LayerKind, MixtureOfExperts, Mlp
+from servetwin.llm.sharding import divides, uncut_block, widths
+from servetwin.llm.tensors import Tensor, layer_tensors
 
 VOCABULARY_PADDING = 64
 """vLLM pads the vocabulary to a multiple of this before it divides it among ranks (``DEFAULT_VOCAB_PADDING_SIZE``)."""
 
 
-class Tensor(NamedTuple):
-    """One weight tensor.
-
-    ``copies``: how often it stands in the model. ``split``: what tensor parallelism divides (``None``: every rank holds
-    it whole; ``kv_heads`` are replicated where there are more ranks than heads; ``vocabulary`` is padded first).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    copies: int
-    split: Literal["even", "kv_heads", "vocabulary"] | None
-
-    @property
-    def elements(self) -> int:
-        """Elements of one copy."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
-
-
 @dataclass(frozen=True, slots=True)
 class ModelArchitecture:
-    """A dense decoder-only transformer, by the names of Hugging Face's ``config.json``.
+    """A decoder-only transformer, by the names of Hugging Face's ``config.json``.
 
     Attributes
     ----------
     name
         The model's name, or that of the file it was read from.
-    head_dim
-        Size of one head; ``num_attention_heads * head_dim`` need not equal ``hidden_size`` (Qwen3).
-    qkv_bias, o_bias, mlp_bias, qk_norm
-        Which small tensors the family has beside its matrices.
+    layer_sequence
+        All layers, first to last; equal ones are the same object. See `layers` for kinds and counts.
     dtype
-        Number format of the weights as published (``bf16``).
+        Number format of the plain weights, of activations and, by default, of the KV cache (``bf16``).
+    quantization
+        How the matrices are quantised; None: not at all.
+    published_kv_cache_dtype
+        Format of the KV cache that the config asks for; None: as ``dtype``.
+    final_norm_bias, lm_head_bias
+        Which small tensors the model has at its end.
     source
         Where the figures come from.
     """
@@ -55,106 +44,238 @@ class ModelArchitecture:
     name: str
     model_type: str
     hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
     vocab_size: int
     max_position_embeddings: int
     tie_word_embeddings: bool
-    qkv_bias: bool
-    o_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
+    layer_sequence: tuple[Layer, ...]
     dtype: str
+    quantization: Quantization | None = None
+    published_kv_cache_dtype: str | None = None
+    final_norm_bias: bool = False
+    lm_head_bias: bool = False
     source: str = ""
 
-    def tensors(self) -> Iterator[Tensor]:
-        """Yield every weight tensor."""
-        layers, hidden = self.num_hidden_layers, self.hidden_size
-        yield Tensor("embedding", (self.vocab_size, hidden), 1, "vocabulary")
-        yield from self._attention_tensors()
-        yield from self._mlp_tensors()
-        yield Tensor("layernorm", (hidden,), 2 * layers, None)
-        yield Tensor("final_layernorm", (hidden,), 1, None)
-        if not self.tie_word_embeddings:
-            yield Tensor("lm_head", (self.vocab_size, hidden), 1, "vocabulary")
+    @property
+    def layers(self) -> tuple[LayerKind, ...]:
+        """The kinds of layers, in the order in which they first stand, and how many there are of each."""
+        return self.stage_layers(ONE_RANK)
 
-    def _attention_tensors(self) -> Iterator[Tensor]:
-        layers, hidden = self.num_hidden_layers, self.hidden_size
-        query = self.num_attention_heads * self.head_dim
-        key_value = self.num_key_value_heads * self.head_dim
-        yield Tensor("q_proj", (query, hidden), layers, "even")
-        yield Tensor("kv_proj", (2 * key_value, hidden), layers, "kv_heads")
-        yield Tensor("o_proj", (hidden, query), layers, "even")
-        if self.qkv_bias:
-            yield Tensor("q_proj.bias", (query,), layers, "even")
-            yield Tensor("kv_proj.bias", (2 * key_value,), layers, "kv_heads")
-        if self.o_bias:
-            yield Tensor("o_proj.bias", (hidden,), layers, None)
-        if self.qk_norm:
-            yield Tensor("qk_norm", (2, self.head_dim), layers, None)
+    def stage_layers(self, ranks: Parallelism) -> tuple[LayerKind, ...]:
+        """Return the kinds of layers of one pipeline stage."""
+        indices = stage_layers(self.num_hidden_layers, ranks.pipeline, ranks.stage)
+        stage = [self.layer_sequence[index] for index in indices]
+        by_identity = {id(layer): layer for layer in stage}  # hashing every layer by its sizes would be slow
+        counts: Counter[Layer] = Counter()
+        for identity, count in Counter(map(id, stage)).items():
+            counts[by_identity[identity]] += count
+        return tuple(LayerKind(layer, count) for layer, count in counts.items())
 
-    def _mlp_tensors(self) -> Iterator[Tensor]:
-        layers, hidden, width = self.num_hidden_layers, self.hidden_size, self.intermediate_size
-        yield Tensor("gate_up_proj", (2 * width, hidden), layers, "even")
-        yield Tensor("down_proj", (hidden, width), layers, "even")
-        if self.mlp_bias:
-            yield Tensor("gate_up_proj.bias", (2 * width,), layers, "even")
-            yield Tensor("down_proj.bias", (hidden,), layers, None)
+    @property
+    def num_hidden_layers(self) -> int:
+        """Decoder layers."""
+        return len(self.layer_sequence)
+
+    @property
+    def attention(self) -> Attention | LatentAttention:
+        """The first layer's attention; other layers may have another window."""
+        return self.layer_sequence[0].attention
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Query heads."""
+        return self.attention.num_heads
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Heads of keys and values; in MLA all heads, once expanded."""
+        return self.attention.num_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one query; ``num_attention_heads * head_dim`` need not equal ``hidden_size``."""
+        return self.attention.head_dim
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of the dense MLP; of one routed expert where all layers are mixtures."""
+        dense = [layer.mlp for layer in self.layer_sequence if isinstance(layer.mlp, Mlp)]
+        return (dense[0] if dense else self.layer_sequence[0].mlp).intermediate_size
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether the projections of queries, keys and values add a bias."""
+        return self.attention.qkv_bias
+
+    @property
+    def o_bias(self) -> bool:
+        """Whether attention's output projection adds a bias."""
+        return self.attention.o_bias
+
+    @property
+    def mlp_bias(self) -> bool:
+        """Whether the MLP's or the experts' projections add a bias."""
+        return self.layer_sequence[0].mlp.bias
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised."""
+        return self.attention.qk_norm != "none"
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether any layer is a mixture of experts."""
+        return any(isinstance(layer.mlp, MixtureOfExperts) for layer in self.layer_sequence)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What it has beyond a plain dense transformer, as a step model may have to refuse: words for a message."""
+        attentions = {layer.attention for layer in self.layer_sequence}
+        found = {
+            "a mixture of experts": self.is_moe,
+            "latent attention (MLA)": any(isinstance(attention, LatentAttention) for attention in attentions),
+            "windowed attention": any(attention.window is not None for attention in attentions),
+            "quantised weights": self.quantization is not None,
+        }
+        return tuple(words for words, has in found.items() if has)
+
+    @property
+    def format_name(self) -> str:
+        """Format of most weights: ``bf16``; the scheme in brackets where they are quantised (``int4 (awq)``)."""
+        if self.quantization is None:
+            return self.dtype
+        name, method = self.quantization.weights.name, self.quantization.method
+        return name if name == method else f"{name} ({method})"
+
+    def with_quantization(self, scheme: str, *, where: str | None = None) -> ModelArchitecture:
+        """Return this model with all its linear layers quantised in ``scheme`` (a key of ``QUANTIZED_FORMATS``)."""
+        return replace(self, quantization=named_quantization(scheme, where=where))
+
+    def tensors(self, ranks: Parallelism = ONE_RANK) -> Iterator[Tensor]:
+        """Yield every weight tensor of the model, or of one pipeline stage, undivided."""
+        hidden = self.hidden_size
+        if ranks.is_first_stage:
+            yield Tensor("embedding", (self.vocab_size, hidden), 1, "vocabulary")
+        for layer, count in self.stage_layers(ranks):
+            yield from layer_tensors(layer, hidden, count)
+        if ranks.is_last_stage:
+            yield Tensor("final_layernorm", (hidden,), 1 + self.final_norm_bias, None)
+            if not self.tie_word_embeddings or not ranks.is_first_stage:
+                yield Tensor("lm_head", (self.vocab_size, hidden), 1, "vocabulary", "lm_head")
+            if self.lm_head_bias:
+                yield Tensor("lm_head.bias", (self.vocab_size,), 1, "vocabulary")
 
     @property
     def num_parameters(self) -> int:
         """Parameters of the whole model; tied embeddings count once."""
         return sum(tensor.elements * tensor.copies for tensor in self.tensors())
 
+    @property
+    def num_active_parameters(self) -> int:
+        """Parameters that one token meets: of the routed experts, ``top_k`` per layer; the embedding counts whole."""
+        return sum(tensor.active_elements * tensor.copies for tensor in self.tensors())
+
     def kv_heads_per_rank(self, tensor_parallel_size: int = 1) -> int:
         """Return the KV heads that one rank holds: replicated, at least one each."""
-        return max(1, self.num_key_value_heads // tensor_parallel_size)
+        return self.attention.kv_heads_per_rank(tensor_parallel_size)
 
     def padded_vocab_per_rank(self, tensor_parallel_size: int = 1) -> int:
         """Return the rows of the embedding, and of the LM head, on one rank."""
         padded = -(-self.vocab_size // VOCABULARY_PADDING) * VOCABULARY_PADDING
         return -(-padded // tensor_parallel_size)
 
-    def weight_elements(self, tensor_parallel_size: int = 1) -> int:
-        """Return the weight elements that one rank holds."""
-        return sum(self._rank_elements(tensor, tensor_parallel_size) * tensor.copies for tensor in self.tensors())
+    def rank_shape(self, tensor: Tensor, ranks: Parallelism) -> tuple[int, ...]:
+        """Return the shape of the part of ``tensor`` that one rank holds."""
+        shape = list(tensor.shape)
+        if tensor.experts:
+            shape[0] = -(-shape[0] // ranks.expert)
+        divisor = ranks.expert_tensor if tensor.experts else ranks.tensor
+        first = 1 if tensor.experts else 0
+        if tensor.split == "rows":
+            shape[first] //= divisor
+        elif tensor.split == "columns":
+            shape[-1] //= divisor
+        elif tensor.split == "kv_heads":
+            shape[0] = shape[0] // self.num_key_value_heads * self.kv_heads_per_rank(divisor)
+        elif tensor.split == "vocabulary":
+            shape[0] = self.padded_vocab_per_rank(divisor)
+        return tuple(shape)
 
-    def _rank_elements(self, tensor: Tensor, ranks: int) -> int:
-        if tensor.split == "even":
-            return tensor.elements // ranks
-        if tensor.split == "kv_heads":
-            return tensor.elements // self.num_key_value_heads * self.kv_heads_per_rank(ranks)
-        if tensor.split == "vocabulary":
-            return self.padded_vocab_per_rank(ranks) * self.hidden_size
-        return tensor.elements
+    def weight_elements(self, tensor_parallel_size: int = 1, *, ranks: Parallelism | None = None) -> int:
+        """Return the weight elements that one rank holds; ``ranks`` for more than tensor parallelism."""
+        ranks = ranks or Parallelism(tensor_parallel_size)
+        total = 0
+        for tensor in self.tensors(ranks):
+            total += tensor._replace(shape=self.rank_shape(tensor, ranks)).elements * tensor.copies
+        return total
 
-    def weight_bytes(self, tensor_parallel_size: int = 1, dtype: str | None = None) -> int:
-        """Return the bytes of weights that one rank holds, in ``dtype`` (the published format where None)."""
-        return self.weight_elements(tensor_parallel_size) * bytes_per_element(dtype or self.dtype)
+    def weight_bytes(
+        self, tensor_parallel_size: int = 1, dtype: str | None = None, *, ranks: Parallelism | None = None
+    ) -> int:
+        """Return the bytes of weights that one rank holds, with their scales.
 
-    def kv_bytes_per_token(self, tensor_parallel_size: int = 1, dtype: str | None = None) -> int:
-        """Return the bytes of KV cache that one token takes on one rank, over all layers."""
-        heads = self.kv_heads_per_rank(tensor_parallel_size)
-        return 2 * heads * self.head_dim * self.num_hidden_layers * bytes_per_element(dtype or self.dtype)
+        Parameters
+        ----------
+        tensor_parallel_size, ranks
+            The ranks that share the model; ``ranks`` for more than tensor parallelism.
+        dtype
+            One plain format for all tensors; None: as published, each matrix in its own.
+        """
+        ranks = ranks or Parallelism(tensor_parallel_size)
+        if dtype is not None:
+            return self.weight_elements(ranks=ranks) * bytes_per_element(dtype)
+        return sum(self._bytes(tensor, ranks) for tensor in self.tensors(ranks))
+
+    def _bytes(self, tensor: Tensor, ranks: Parallelism) -> int:
+        part = tensor._replace(shape=self.rank_shape(tensor, ranks))
+        form = self.weight_format(tensor.linear)
+        if form.is_plain or len(part.shape) < 2:
+            return part.elements * part.copies * form.bits // 8
+        matrices = part.shape[0] if part.experts else 1
+        return matrices * form.matrix_bytes(part.shape[-2], part.shape[-1]) * part.copies
+
+    def weight_format(self, linear: str) -> WeightFormat:
+        """Return the format of a group of matrices (`Tensor.linear`); an empty one is never quantised."""
+        scheme = self.quantization
+        quantized = scheme is not None and linear != "" and (linear == "experts" or not scheme.experts_only)
+        if scheme is None or not quantized or (linear == "lm_head" and not scheme.lm_head):
+            return plain_format(self.dtype)
+        return scheme.weights
+
+    @property
+    def kv_cache_dtype(self) -> str:
+        """Format of the KV cache as published."""
+        return self.published_kv_cache_dtype or self.dtype
+
+    def kv_bytes_per_token(
+        self, tensor_parallel_size: int = 1, dtype: str | None = None, *, ranks: Parallelism | None = None
+    ) -> int:
+        """Return the bytes of KV cache that one token takes on one rank, over all its layers, windowed or not."""
+        ranks = ranks or Parallelism(tensor_parallel_size)
+        kinds = self.stage_layers(ranks)
+        elements = sum(layer.attention.kv_elements_per_token(ranks.tensor) * count for layer, count in kinds)
+        return elements * bytes_per_element(dtype or self.kv_cache_dtype)
 
     def tensor_parallel_sizes(self) -> list[int]:
         """Return the degrees of tensor parallelism, up to 64, that divide this model evenly."""
         return [ranks for ranks in range(1, 65) if self._divides(ranks)]
 
     def _divides(self, ranks: int) -> bool:
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        even_kv = kv_heads % ranks == 0 or ranks % kv_heads == 0
-        return heads % ranks == 0 and even_kv and self.intermediate_size % ranks == 0
+        return all(divides(layer, ranks, self._uncut_block) for layer, _ in self.layers)
+
+    @property
+    def _uncut_block(self) -> int:
+        return uncut_block(self.quantization.weights if self.quantization else None)
 
     def check_tensor_parallel_size(self, ranks: int, *, where: str | None = None) -> None:
         """Raise an InputError if ``ranks`` ranks cannot share the heads and the MLP evenly."""
         if ranks < 1 or not self._divides(ranks):
+            sizes = dict.fromkeys(width for layer, _ in self.layers for width in widths(layer))
+            block = self._uncut_block
+            blocks = f" quantised in blocks of {block}" if block > 1 else ""
             raise InputError(
                 f"tensor_parallel_size {ranks} does not divide {self.name} evenly ({self.num_attention_heads} "
-                f"attention heads, {self.num_key_value_heads} KV heads, intermediate_size {self.intermediate_size}); "
+                f"attention heads, {self.num_key_value_heads} KV heads, intermediate_size "
+                f"{' and '.join(map(str, sizes))}{blocks}); "
                 f"allowed: {', '.join(map(str, self.tensor_parallel_sizes()))}",
                 where=where,
             )

@@ -15,16 +15,39 @@ CATALOGUE = Path(__file__).parent / "catalog"
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedParameters:
+    """What the publisher prints of a model's size, as it is printed (``"46.7B"``), and where.
+
+    Attributes
+    ----------
+    total, active
+        All parameters, and those that a token meets (None: not stated, or all).
+    total_leaves_out, active_leaves_out
+        Tensors that the figure does not count.
+    total_counts_besides
+        What it counts besides the text model, with the number of parameters.
+    """
+
+    total: str
+    active: str | None
+    total_leaves_out: tuple[str, ...]
+    active_leaves_out: tuple[str, ...]
+    total_counts_besides: dict[str, int]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogueModel:
     """One entry of the catalogue.
 
-    ``published_parameters``: the exact parameter count that its publisher states, from ``published_source``.
+    ``exact_parameters``: the count of the text model's parameters that ``exact_source`` gives, independent of ours.
     """
 
     architecture: ModelArchitecture
     aliases: tuple[str, ...]
-    published_parameters: int
-    published_source: str
+    exact_parameters: int
+    exact_source: str
+    published: PublishedParameters
 
 
 def load_model(
@@ -54,10 +77,25 @@ def load_model(
     if path.is_dir():
         path /= "config.json"
     if path.is_file():
-        return read_config(read_document(path), name=_name_of(path), where=str(path))
+        return read_config(_with_quantization(read_document(path), path), name=_name_of(path), where=str(path))
     if text.endswith(".json") or text.startswith((".", "/", "~")):
         raise InputError(f"no such file: {path}", where=where)
     raise unknown_name("model", text, model_names(), where=where)
+
+
+def _with_quantization(config: object, path: Path) -> object:
+    """Add what NVIDIA's checkpoints say in a file beside ``config.json``."""
+    beside = path.parent / "hf_quant_config.json"
+    if not isinstance(config, dict) or config.get("quantization_config") or not beside.is_file():
+        return config
+    quantization = Fields(read_document(beside), str(beside)).raw("quantization")
+    return {**config, "quantization_config": {"quant_method": "modelopt", **_mapping(quantization, beside)}}
+
+
+def _mapping(value: object, path: Path) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise InputError(f"quantization must be a mapping, got {value!r}", where=str(path))
+    return value
 
 
 def model_names() -> list[str]:
@@ -74,13 +112,26 @@ def list_models() -> list[CatalogueModel]:
 def _read(name: str) -> CatalogueModel:
     path = CATALOGUE / f"{name}.yaml"
     fields = Fields(read_document(path), str(path))
-    published = fields.child("published_parameters")
+    exact = fields.child("exact_parameters")
     source = fields.text("source")
     return CatalogueModel(
         architecture=read_config(fields.raw("config"), name=name, where=f"{path}: config", source=source),
         aliases=fields.texts("aliases"),
-        published_parameters=published.integer("count"),
-        published_source=published.text("source"),
+        exact_parameters=exact.integer("count"),
+        exact_source=exact.text("source"),
+        published=_published(fields.child("published_parameters")),
+    )
+
+
+def _published(fields: Fields) -> PublishedParameters:
+    besides = fields.child("total_counts_besides")
+    return PublishedParameters(
+        total=fields.text("total"),
+        active=fields.text("active") if "active" in fields else None,
+        total_leaves_out=fields.texts("total_leaves_out"),
+        active_leaves_out=fields.texts("active_leaves_out"),
+        total_counts_besides={what: besides.integer(what) for what in besides},
+        source=fields.text("source"),
     )
 
 

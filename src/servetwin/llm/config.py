@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.fields import Fields
 from servetwin.core.number_formats import number_format
 from servetwin.llm.base import ModelArchitecture
-from servetwin.llm.families import EXPERT_KEYS, FAMILIES, Bias, Family
+from servetwin.llm.config_layers import read_attention, read_mlps, read_windows
+from servetwin.llm.config_quantization import QuantizationConfig, read_quantization
+from servetwin.llm.families import EXPERT_KEYS, FAMILIES, UNMODELLED_KEYS, WRAPPERS, Family
+from servetwin.llm.module_names import PlainModules
+from servetwin.llm.parts import Layer
+
+_OUTER_KEYS = ("quantization_config", "torch_dtype", "dtype", "tie_word_embeddings")
 
 
 def read_config(data: object, *, name: str, where: str, source: str = "") -> ModelArchitecture:
@@ -25,77 +34,94 @@ def read_config(data: object, *, name: str, where: str, source: str = "") -> Mod
     ------
     InputError
         If a key is missing or has no sensible value, if sizes contradict each other, or if the model needs what is not
-        modelled: an unknown ``model_type``, a mixture of experts, sliding windows, quantised weights.
+        described: an unknown ``model_type``, kind of layer or way of quantisation.
     """
-    fields = Fields(data, where)
-    family = _family(fields)
-    heads = fields.integer("num_attention_heads")
-    hidden = fields.integer("hidden_size")
-    architecture = ModelArchitecture(
+    fields, family = _text_model(data, where)
+    quantized = read_quantization(fields)
+    return ModelArchitecture(
         name=name,
         model_type=fields.text("model_type"),
-        hidden_size=hidden,
-        num_hidden_layers=fields.integer("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=_key_value_heads(fields, family, heads),
-        head_dim=_head_dim(fields, hidden, heads),
-        intermediate_size=fields.integer("intermediate_size"),
+        hidden_size=fields.integer("hidden_size"),
         vocab_size=fields.integer("vocab_size"),
         max_position_embeddings=fields.integer("max_position_embeddings"),
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),
-        qkv_bias=_bias(family.qkv_bias, fields, "attention_bias"),
-        o_bias=_bias(family.o_bias, fields, "attention_bias"),
-        mlp_bias=_bias(family.mlp_bias, fields, "mlp_bias"),
-        qk_norm=family.qk_norm,
+        layer_sequence=_layers(fields, family, quantized),
         dtype=_dtype(fields),
+        quantization=quantized.quantization,
+        published_kv_cache_dtype=quantized.kv_cache_dtype,
+        final_norm_bias=family.norm_bias,
+        lm_head_bias=fields.flag("lm_head_bias", False),
         source=source or where,
     )
-    _refuse_sliding_window(fields)
-    return architecture
 
 
-def _family(fields: Fields) -> Family:
+def _text_model(data: object, where: str) -> tuple[Fields, Family]:
+    """Return the keys of the text model, with its family's defaults for those that are absent."""
+    fields = Fields(data, where)
+    given = set(fields)
     model_type = fields.text("model_type")
-    experts = [key for key in EXPERT_KEYS if key in fields]
-    if experts:
-        raise fields.error(
-            experts[0],
-            f"names a mixture of experts ({model_type}); only dense models are modelled yet: "
-            + ", ".join(sorted(FAMILIES)),
-        )
-    if "quantization_config" in fields:
-        raise fields.error(
-            "quantization_config",
-            "asks for quantised weights, which are not modelled yet; remove it "
-            "to simulate the model in its torch_dtype",
-        )
+    values: dict[str, object] = {key: fields.raw(key) for key in fields if key in fields}
+    if model_type in WRAPPERS:
+        text = fields.child("text_config")
+        if "text_config" not in fields:
+            raise fields.error("text_config", f"is missing: a {model_type} config holds its text model there")
+        outer = {key: values[key] for key in _OUTER_KEYS if key in values}
+        values = {**outer, **{key: text.raw(key) for key in text if key in text}}
+        model_type = text.text("model_type", WRAPPERS[model_type])
+        where, given = text.where, set(text)
+        values["model_type"] = model_type
     if model_type not in FAMILIES:
-        raise unknown_name("model_type", model_type, FAMILIES, where=fields.where)
-    return FAMILIES[model_type]
+        raise _unknown_family(model_type, values, where)
+    family = FAMILIES[model_type]
+    _check_experts(model_type, family, values, where)
+    return Fields(_with_defaults(family, values, given), where), family
 
 
-def _key_value_heads(fields: Fields, family: Family, heads: int) -> int:
-    if family.key_value_heads_default == "attention_heads":
-        kv_heads = fields.integer("num_key_value_heads", heads)
-    else:
-        kv_heads = fields.integer("num_key_value_heads")
-    if heads % kv_heads:
-        raise fields.error("num_attention_heads", f"({heads}) must be a multiple of num_key_value_heads ({kv_heads})")
-    return kv_heads
+def _with_defaults(family: Family, values: dict[str, object], given: set[str]) -> dict[str, object]:
+    defaults = {key: value for key, value in family.defaults.items() if key not in given}
+    if "dtype" in values:
+        defaults.pop("torch_dtype", None)
+    return {**defaults, **values}
 
 
-def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
-    if "head_dim" in fields:
-        return fields.integer("head_dim")
-    if hidden % heads:
-        raise fields.error(
-            "hidden_size", f"({hidden}) is not divisible by num_attention_heads ({heads}), and head_dim is not given"
-        )
-    return hidden // heads
+def _unknown_family(model_type: str, values: Mapping[str, object], where: str) -> InputError:
+    missing = sorted({what for key, what in UNMODELLED_KEYS.items() if values.get(key)})
+    error = unknown_name("model_type", model_type, [*FAMILIES, *WRAPPERS], where=where)
+    asks = f"; the config also asks for {', '.join(missing)}" if missing else ""
+    return InputError(f"{error}. What is missing is a description of this family's tensors{asks}")
 
 
-def _bias(rule: Bias, fields: Fields, key: str) -> bool:
-    return rule == "always" or (rule == "config" and fields.flag(key, False))
+def _check_experts(model_type: str, family: Family, values: Mapping[str, object], where: str) -> None:
+    if family.experts is not None:
+        return
+    for key in EXPERT_KEYS:
+        if values.get(key):
+            sparse = ", ".join(sorted(name for name, other in FAMILIES.items() if other.experts is not None))
+            raise InputError(
+                f"{key} names a mixture of experts, but {model_type} models have none; those that have: {sparse}",
+                where=where,
+            )
+
+
+def _layers(fields: Fields, family: Family, quantized: QuantizationConfig) -> tuple[Layer, ...]:
+    number = fields.integer("num_hidden_layers")
+    if number > MOST_LAYERS:
+        raise fields.error("num_hidden_layers", f"is {number}; more than {MOST_LAYERS} layers are not believed")
+    attention = read_attention(fields, family)
+    mlps = read_mlps(fields, family, number)
+    windows = read_windows(fields, family, number)
+    plain = PlainModules(quantized.plain, f"{fields.where}: quantization_config")
+    kinds: dict[Layer, Layer] = {}
+    layers = []
+    for index, (mlp, window) in enumerate(zip(mlps, windows, strict=True)):
+        ours = replace(attention, window=window.tokens, window_kind=window.kind)
+        layer = Layer(ours, mlp, family.norms, family.norm_bias, plain.groups(index))
+        layers.append(kinds.setdefault(layer, layer))
+    return tuple(layers)
+
+
+MOST_LAYERS = 10_000
+"""Beyond this, a number of layers is a mistake."""
 
 
 def _dtype(fields: Fields) -> str:
@@ -106,14 +132,3 @@ def _dtype(fields: Fields) -> str:
             where=fields.where,
         )
     return number_format(fields.text(key), where=f"{fields.where}: {key}")
-
-
-def _refuse_sliding_window(fields: Fields) -> None:
-    if "sliding_window" not in fields or not fields.flag("use_sliding_window", True):
-        return
-    window = fields.integer("sliding_window")
-    if window < fields.integer("max_position_embeddings"):
-        raise fields.error(
-            "sliding_window",
-            f"of {window} tokens: windowed attention is not modelled yet; set it to null to simulate full attention",
-        )

@@ -1,27 +1,61 @@
-"""How many KV blocks an instance has: device memory x utilisation, less the weights and a reserve."""
+"""How many KV blocks an instance has: what the engine's share of memory leaves, worked out part by part."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from servetwin.core.errors import InputError
 from servetwin.core.units import GIB
 from servetwin.hardware.base import Device
 from servetwin.llm.base import ModelArchitecture
+from servetwin.llm.parts import LatentAttention
+from servetwin.memory.activations import activation_bytes, peak_by_phase
+from servetwin.memory.overheads import (
+    LEAST_CONTEXT_BYTES,
+    Coefficients,
+    collective_bytes,
+    driver_bytes,
+    graph_bytes,
+    non_torch_bytes,
+)
+from servetwin.memory.profiling import ProfilingStep
 
-DEFAULT_RESERVE_BYTES = 3 * GIB // 2
-"""What a rank keeps for all else: the device driver's and the process's context, the peak activations of vLLM's
-profiling step, buffers of collectives, CUDA graphs. Measured with Llama-3.1-8B in bf16 and 2,048 batched tokens: vLLM
-0.13, eager, on an RTX A6000 left 27.04 GiB for KV, so 1.2 GiB were reserved; vLLM 0.19 on an RTX 4090 had 2,588 blocks,
-so 1.6 GiB. One figure for all until the capacity is worked out part by part."""
+RESERVED_PARTS = (
+    "rotary_cache",
+    "activations",
+    "logits",
+    "compilation",
+    "non_torch",
+    "collectives",
+    "cuda_graphs",
+    "reserve",
+)
+"""What the engine's share of memory holds beside weights and KV cache; ``reserve`` if the user gave one figure."""
+
+DEFAULT_STEP = ProfilingStep()
+DEFAULT_COEFFICIENTS = Coefficients()
 
 
 @dataclass(frozen=True, slots=True)
 class KvCapacity:
     """The KV cache of one instance, and the figures that it follows from, each per rank.
 
-    ``num_blocks`` is what vLLM calls ``num_gpu_blocks`` (its null block included). ``memory_bytes`` is the share of the
-    device that the engine may use; weights, reserve and blocks fit in it.
+    Attributes
+    ----------
+    num_blocks
+        What vLLM calls ``num_gpu_blocks`` (its null block included).
+    memory_bytes
+        The share of the device that the engine may use; weights, reserve and blocks fit in it.
+    reserve_bytes
+        All else within that share; the sum of ``parts``.
+    parts
+        ``reserve_bytes`` by what it is for, see `RESERVED_PARTS`.
+    device_bytes, driver_bytes
+        The memory that the device reports, and what its driver keeps of it.
+    phase
+        The phase of vLLM's profiling step whose peak counts: ``forward``, ``sampling`` or ``compilation``.
     """
 
     num_blocks: int
@@ -29,6 +63,30 @@ class KvCapacity:
     memory_bytes: int
     weight_bytes: int
     reserve_bytes: int
+    parts: Mapping[str, int] = field(default_factory=dict)
+    device_bytes: int = 0
+    driver_bytes: int = 0
+    phase: str = ""
+
+    @property
+    def breakdown(self) -> dict[str, int]:
+        """The device's reported memory by what it goes to, in bytes; the parts add up to it.
+
+        ``unrequested`` is what ``gpu_memory_utilization`` leaves: the CUDA context, collectives' first buffers and,
+        where they are not counted, CUDA graphs lie there. ``rest`` is less than a block.
+        """
+        if not self.device_bytes:
+            return {}
+        kv_cache = self.num_blocks * self.block_bytes
+        used = self.weight_bytes + self.reserve_bytes + kv_cache
+        return {
+            "driver": self.driver_bytes,
+            "unrequested": self.device_bytes - self.driver_bytes - self.memory_bytes,
+            "weights": self.weight_bytes,
+            **{name: num_bytes for name, num_bytes in self.parts.items() if num_bytes},
+            "kv_cache": kv_cache,
+            "rest": self.memory_bytes - used,
+        }
 
 
 def kv_capacity(
@@ -40,67 +98,138 @@ def kv_capacity(
     block_size: int = 16,
     dtype: str | None = None,
     kv_cache_dtype: str | None = None,
-    reserve_bytes: int = DEFAULT_RESERVE_BYTES,
+    step: ProfilingStep = DEFAULT_STEP,
+    reserve_bytes: int | None = None,
+    coefficients: Coefficients = DEFAULT_COEFFICIENTS,
     where: str | None = None,
 ) -> KvCapacity:
-    """Return the KV capacity of an instance of ``tensor_parallel_size`` equal devices.
+    """Return the KV capacity of an instance of ``tensor_parallel_size`` equal devices, as vLLM works it out.
 
     Parameters
     ----------
     gpu_memory_utilization
-        Share of the device's reported memory that the engine takes, above 0 and at most 1.
+        Share of the memory that CUDA reports (the device's, less the driver's) which the engine takes, above 0 and at
+        most 1.
     block_size
         Tokens per block.
     dtype, kv_cache_dtype
         Number formats of the weights (None: as published) and of the KV cache (None: as the weights).
+    step
+        Limits of the step by which vLLM measures its peak memory, and the version that counts it.
     reserve_bytes
-        See `DEFAULT_RESERVE_BYTES`.
+        One figure for everything but weights and KV cache, instead of working it out.
+    coefficients
+        The two figures that are not counted tensor by tensor.
     where
         The key's path, for messages.
 
     Raises
     ------
     InputError
-        If the model does not divide among the ranks, or does not fit; the message has the numbers, and the least
-        tensor parallelism that fits.
+        If the model does not divide among the ranks, or does not fit; the message has the numbers, and what would fit.
     """
     architecture.check_tensor_parallel_size(tensor_parallel_size, where=where)
     if not 0 < gpu_memory_utilization <= 1:
         raise InputError(
             f"gpu_memory_utilization must be above 0 and at most 1, got {gpu_memory_utilization}", where=where
         )
-
-    def with_ranks(ranks: int) -> KvCapacity:
-        weights = architecture.weight_bytes(ranks, dtype)
-        block_bytes = block_size * architecture.kv_bytes_per_token(ranks, kv_cache_dtype or dtype)
-        usable = int(device.memory_bytes * gpu_memory_utilization)
-        blocks = (usable - weights - reserve_bytes) // block_bytes
-        return KvCapacity(blocks, block_bytes, usable, weights, reserve_bytes)
-
-    capacity = with_ranks(tensor_parallel_size)
+    sizing = Sizing(
+        architecture,
+        device,
+        tensor_parallel_size,
+        gpu_memory_utilization,
+        block_size,
+        dtype,
+        kv_cache_dtype,
+        step,
+        reserve_bytes,
+        coefficients,
+    )
+    if not sizing.context_fits:
+        raise InputError(sizing.context_message, where=where)
+    capacity = sizing.capacity
     if capacity.num_blocks < 1:
-        fitting = [ranks for ranks in architecture.tensor_parallel_sizes() if with_ranks(ranks).num_blocks >= 1]
-        raise _does_not_fit(architecture, device.name, tensor_parallel_size, capacity, fitting, where)
+        from servetwin.memory.alternatives import does_not_fit
+
+        raise InputError(does_not_fit(sizing), where=where)
     return capacity
 
 
-def _does_not_fit(
-    architecture: ModelArchitecture,
-    device: str,
-    ranks: int,
-    capacity: KvCapacity,
-    fitting: list[int],
-    where: str | None,
-) -> InputError:
-    advice = (
-        f"it fits from tensor_parallel_size {fitting[0]} on"
-        if fitting
-        else "no tensor_parallel_size up to 64 makes it fit"
-    )
-    return InputError(
-        f"{architecture.name} does not fit on {device} with tensor_parallel_size {ranks}: of "
-        f"{capacity.memory_bytes / GIB:.2f} GiB that the engine may use per device, weights take "
-        f"{capacity.weight_bytes / GIB:.2f} GiB and the reserve {capacity.reserve_bytes / GIB:.2f} GiB, which leaves "
-        f"no room for one KV block of {capacity.block_bytes} bytes; {advice}",
-        where=where,
-    )
+@dataclass(frozen=True)
+class Sizing:
+    """The parameters of `kv_capacity`, and what follows from them, whether the model fits or not."""
+
+    architecture: ModelArchitecture
+    device: Device
+    ranks: int
+    utilization: float
+    block_size: int
+    dtype: str | None
+    kv_cache_dtype: str | None
+    step: ProfilingStep
+    reserve_bytes: int | None
+    coefficients: Coefficients = DEFAULT_COEFFICIENTS
+
+    @property
+    def cuda_bytes(self) -> int:
+        """What CUDA reports as the device's total memory."""
+        return self.device.memory_bytes - driver_bytes(self.device)
+
+    @property
+    def context_fits(self) -> bool:
+        """Whether the engine's share leaves room for the CUDA context; vLLM refuses to start otherwise."""
+        least = LEAST_CONTEXT_BYTES if self.device.vendor == "NVIDIA" else 0
+        return int(self.cuda_bytes * self.utilization) <= self.cuda_bytes - least
+
+    @property
+    def context_message(self) -> str:
+        """What to say if not."""
+        most = 1 - LEAST_CONTEXT_BYTES / self.cuda_bytes
+        return (
+            f"gpu_memory_utilization {self.utilization:g} of {self.device.name}'s {self.cuda_bytes / GIB:.2f} GiB "
+            f"leaves no room for the CUDA context ({LEAST_CONTEXT_BYTES / GIB:.2f} GiB or more): vLLM would not start; "
+            f"give at most {int(most * 1000) / 1000:g}"
+        )
+
+    @cached_property
+    def capacity(self) -> KvCapacity:
+        """The capacity; ``num_blocks`` is below 1 where nothing fits."""
+        weights = self.architecture.weight_bytes(self.ranks, self.dtype)
+        per_token = self.architecture.kv_bytes_per_token(self.ranks, self.kv_cache_dtype or self.dtype)
+        usable = int(self.cuda_bytes * self.utilization)
+        phase, parts = self._reserve()
+        reserve = sum(parts.values())
+        blocks = (usable - weights - reserve) // (self.block_size * per_token)
+        return KvCapacity(
+            blocks,
+            self.block_size * per_token,
+            usable,
+            weights,
+            reserve,
+            parts,
+            self.device.memory_bytes,
+            driver_bytes(self.device),
+            phase,
+        )
+
+    def _reserve(self) -> tuple[str, dict[str, int]]:
+        if self.reserve_bytes is not None:
+            return "", {"reserve": self.reserve_bytes}
+        phases = peak_by_phase(self.architecture, self.device, self.ranks, self.step, self.dtype)
+        phase = max(phases, key=lambda name: sum(phases[name].values()))
+        found = {
+            **phases[phase],
+            "rotary_cache": rotary_cache_bytes(self.architecture, self.dtype),
+            "non_torch": non_torch_bytes(self.device, self.step, self.coefficients),
+            "collectives": collective_bytes(self.device, self.ranks),
+            "cuda_graphs": graph_bytes(self.architecture, self.device, self.step),
+        }
+        return phase, {name: found[name] for name in RESERVED_PARTS if name in found}
+
+
+def rotary_cache_bytes(architecture: ModelArchitecture, dtype: str | None = None) -> int:
+    """Return the table of cosines and sines, one row per position; vLLM loads it with the weights."""
+    attention = architecture.attention
+    rotated = attention.qk_rope_head_dim if isinstance(attention, LatentAttention) else attention.head_dim
+    size = activation_bytes(architecture, dtype) if not isinstance(attention, LatentAttention) else 4
+    return architecture.max_position_embeddings * rotated * size

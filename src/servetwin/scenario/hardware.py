@@ -11,6 +11,7 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GB
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
+from servetwin.llm.support import check_simulated
 from servetwin.scenario.schema import EngineOptions, HardwareOptions, PoolOptions
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Replica:
             raise InputError("no model is named, here or at the top; name one", where=f"{self.where}.model")
         where = f"{self.where}.model" if self.pool.model else "model"
         model = load_model(self.model_name, relative_to=self.folder, where=where)
+        check_simulated(model, where=where)
         model.check_tensor_parallel_size(self.engine.tensor_parallel_size, where=f"{self.where}.engine")
         return model
 
@@ -138,18 +140,32 @@ class Replica:
     @cached_property
     def capacity(self) -> KvCapacity:
         """The KV cache that the device's memory has room for."""
-        from servetwin.memory.kv_capacity import kv_capacity
+        from servetwin.memory import ProfilingStep, kv_capacity
 
+        engine = self.engine
+        step = ProfilingStep(
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            max_num_seqs=engine.num_sequences,
+            max_model_len=self.max_model_len,
+            version=engine.version,
+            enforce_eager=engine.enforce_eager,
+        )
         return kv_capacity(
             self.model,
             self.device,
-            tensor_parallel_size=self.engine.tensor_parallel_size,
-            gpu_memory_utilization=self.engine.gpu_memory_utilization,
-            block_size=self.engine.block_size,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            block_size=engine.block_size,
             dtype=self.dtype,
             kv_cache_dtype=self.kv_cache_dtype,
+            step=step,
             where=f"{self.where}.engine",
         )
+
+    @property
+    def memory_facts(self) -> dict[str, int]:
+        """One device's memory by what it goes to; empty where the number of blocks is given."""
+        return {} if self.engine.num_gpu_blocks_override is not None else self.capacity.breakdown
 
     @cached_property
     def num_gpu_blocks(self) -> int:

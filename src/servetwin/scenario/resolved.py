@@ -103,6 +103,9 @@ def _pool_facts(replica: Replica) -> dict[str, Any]:
         "kv_bytes": blocks * replica.kv_bytes_per_block,
         "weight_bytes": replica.weight_bytes,
     }
+    memory = replica.memory_facts
+    if memory:
+        facts["memory_bytes_per_accelerator"] = memory
     if replica.has_model:
         model = replica.model
         facts["model"] = {

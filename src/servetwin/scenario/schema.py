@@ -32,6 +32,9 @@ CollectiveName: TypeAlias = Annotated[Any, implementation("all_reduce_ns", "coll
 MAX_INSTANCES = 1_000_000
 
 
+EngineVersion: TypeAlias = Literal["0.11", "0.12", "0.13", "0.14", "0.15", "0.16", "0.17", "0.18", "0.19"]
+
+
 def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, float) else value
 
@@ -72,8 +75,12 @@ class EngineOptions(Options):
     """One serving instance's engine and its limits, by vLLM's names."""
 
     kind: SchedulerName = Field("vllm", description="`vllm` (V1), `vllm_v0`, `orca`, `static`, or a plug-in's name.")
-    version: Annotated[Literal["0.19"], BeforeValidator(_as_text)] = Field(
-        "0.19", description="Version of vLLM whose rules are mirrored."
+    version: Annotated[EngineVersion, BeforeValidator(_as_text)] = Field(
+        "0.19",
+        description="Version of vLLM: decides what its sizing of the KV cache counts. Scheduling is that of 0.19.",
+    )
+    enforce_eager: bool = Field(
+        False, description="Neither compile the model nor capture CUDA graphs; leaves more memory for KV."
     )
     max_num_seqs: Annotated[int, BeforeValidator(_unlimited)] = Field(
         256, ge=0, le=2**24, description='Most requests that run at once; 0 or "unlimited": max_num_batched_tokens.'
@@ -93,7 +100,10 @@ class EngineOptions(Options):
     )
     block_size: int = Field(16, ge=1, le=2**20, description="Tokens per KV block.")
     gpu_memory_utilization: float = Field(
-        0.9, gt=0, le=1, description="Part of the device's memory that weights, reserve and KV cache may use."
+        0.9,
+        gt=0,
+        le=1,
+        description="Part of the device's memory, as CUDA reports it, that the engine may use (`docs/kv-capacity.md`).",
     )
     num_gpu_blocks_override: int | None = Field(
         None, ge=2, le=2**31 - 1,

@@ -29,6 +29,7 @@ CONTEXT: dict[str, Callable[[Replica, Callable[..., StepModel]], Any]] = {
     "tensor_parallel_size": lambda replica, _: replica.engine.tensor_parallel_size,
     "dtype": lambda replica, _: replica.dtype,
     "kv_cache_dtype": lambda replica, _: replica.kv_cache_dtype,
+    "enforce_eager": lambda replica, _: replica.engine.enforce_eager,
     "path": lambda replica, _: _path(replica),
     "host": lambda replica, factory: _host(replica, factory),
 }

@@ -18,10 +18,13 @@ class HostOverhead:
         Once per step.
     per_request_us
         For each request in the step.
+    per_1000_logits_us
+        Sampling: for 1,000 logits (requests x vocabulary), beside moving them once; 0 for greedy sampling.
     """
 
     per_step_us: float = 0.0
     per_request_us: float = 0.0
+    per_1000_logits_us: float = 0.0
 
     def of_requests_ns(self, num_requests: int) -> float:
         """Return the overhead of a step with ``num_requests`` requests, in nanoseconds."""
@@ -33,3 +36,15 @@ class HostOverhead:
 
 
 NO_HOST_OVERHEAD = HostOverhead()
+
+HOSTS = {
+    "vllm-0.15": HostOverhead(per_step_us=183.0),
+    "vllm-0.19": HostOverhead(per_step_us=500.0, per_request_us=5.0),
+    "mlenergy": HostOverhead(per_step_us=1025.0, per_1000_logits_us=0.37),
+}
+"""Host overheads by server.
+
+``vllm-0.15``: asynchronous scheduling, greedy sampling, fitted to `reference/vllm-0.15-h100`. ``vllm-0.19``: fitted to
+two runs on RTX PRO 6000 with measured profiles. ``mlenergy``: an unknown version and sampling with top-k or top-p, which
+sorts the vocabulary; fitted to `reference/mlenergy`.
+"""

@@ -1,16 +1,13 @@
-"""The operators of a dense transformer: what one rank computes and moves in a step, before any machine is known."""
+"""What one rank computes and moves in a step, by operator: the bound that no step model may beat."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from servetwin.core.number_formats import bytes_per_element
-from servetwin.llm.base import ModelArchitecture
-
-SAMPLER_BYTES_PER_LOGIT = 10
-"""The sampler reads each logit in 16 bits, writes it in fp32, and reads that once to find the token."""
+from servetwin.llm.operators import AttentionKernel, Collective, Items, RankOperator
+from servetwin.step.base import StepShape
+from servetwin.step.kernels import causal_pairs
 
 
 class Work(NamedTuple):
@@ -19,109 +16,66 @@ class Work(NamedTuple):
     flops: float
     num_bytes: float
 
+    def __add__(self, other: object) -> Work:
+        if not isinstance(other, Work):
+            return NotImplemented
+        return Work(self.flops + other.flops, self.num_bytes + other.num_bytes)
 
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """One operator: linear in what it is applied to.
 
-    Attributes
-    ----------
-    name
-        As vLLM calls the layer.
-    copies
-        How often it runs in a step (once per layer, mostly).
-    applies_to
-        ``"tokens"`` of the step, or ``"sequences"`` (those whose logits are computed).
-    flops, num_bytes
-        Per token or sequence, one copy.
-    weight_bytes
-        Read once per copy, however many tokens there are.
+NO_WORK = Work(0.0, 0.0)
+
+
+def counts(shape: StepShape) -> Mapping[Items, int]:
+    """Return what operators are applied to in a step."""
+    new = sum(tokens for tokens, _ in shape.prefills)
+    return {
+        "tokens": shape.num_tokens,
+        "sequences": shape.num_sequences,
+        "decode_tokens": shape.num_decodes,
+        "prefill_tokens": new,
+        "prefill_kv_tokens": new + sum(context for _, context in shape.prefills),
+    }
+
+
+def work_of_step(operators: Iterable[RankOperator], shape: StepShape) -> dict[str, Work]:
+    """Return the work of a step by operator; decode and prefill attention apart.
+
+    Windowed attention of decodes counts the window's tokens where the mean context is longer: a shape holds sums only.
     """
-
-    name: str
-    copies: int
-    applies_to: Literal["tokens", "sequences"]
-    flops: float
-    num_bytes: float
-    weight_bytes: float
-
-    def work(self, count: int) -> Work:
-        """Return the work of one copy on ``count`` tokens or sequences."""
-        return Work(self.flops * count, self.weight_bytes + self.num_bytes * count)
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionWork:
-    """What attention costs on one rank, over all layers.
-
-    Attributes
-    ----------
-    flops_per_pair
-        Per pair of a query token and a token that it attends to (itself too): two products of ``head_dim`` per head.
-    bytes_per_kv_token
-        Per token of context or of the step: its keys and values.
-    bytes_per_query_token
-        Per token of the step: its query and its output.
-    """
-
-    flops_per_pair: float
-    bytes_per_kv_token: float
-    bytes_per_query_token: float
-
-    def decode(self, num_decodes: int, kv_tokens: int) -> Work:
-        """Return the work of ``num_decodes`` requests with ``kv_tokens`` of context in sum."""
-        pairs = kv_tokens + num_decodes
-        moved = self.bytes_per_kv_token * pairs + self.bytes_per_query_token * num_decodes
-        return Work(self.flops_per_pair * pairs, moved)
-
-    def prefill(self, new_tokens: int, context_tokens: int) -> Work:
-        """Return the work of one chunk: ``q k + q (q + 1) / 2`` causal pairs."""
-        pairs = new_tokens * context_tokens + new_tokens * (new_tokens + 1) // 2
-        moved = self.bytes_per_kv_token * (new_tokens + context_tokens) + self.bytes_per_query_token * new_tokens
-        return Work(self.flops_per_pair * pairs, moved)
+    applied = counts(shape)
+    works: dict[str, Work] = {}
+    for op in operators:
+        if isinstance(op, Collective):
+            continue
+        if isinstance(op, AttentionKernel):
+            parts = {"attention_decode": _decode(op, shape), "attention_prefill": _prefill(op, shape)}
+        else:
+            items = applied[op.applies_to]
+            moved = op.bytes_read(items) + op.bytes_written(items)
+            parts = {op.name: Work(op.count * op.flops(items), op.count * moved) if items else NO_WORK}
+        for name, work in parts.items():
+            works[name] = works.get(name, NO_WORK) + work
+    return works
 
 
-def attention_work(architecture: ModelArchitecture, ranks: int, dtype: str, kv_cache_dtype: str) -> AttentionWork:
-    """Return the attention of one rank."""
-    layers, head_dim = architecture.num_hidden_layers, architecture.head_dim
-    heads = architecture.num_attention_heads // ranks
-    return AttentionWork(
-        flops_per_pair=4.0 * layers * heads * head_dim,
-        bytes_per_kv_token=float(architecture.kv_bytes_per_token(ranks, kv_cache_dtype)),
-        bytes_per_query_token=2.0 * layers * heads * head_dim * bytes_per_element(dtype),
-    )
+def _decode(op: AttentionKernel, shape: StepShape) -> Work:
+    if op.phase == "prefill":
+        return NO_WORK
+    n = shape.num_decodes
+    seen = shape.decode_kv_tokens + n
+    if op.window:
+        seen = min(seen, n * op.window)
+    moved = op.kv_bytes_per_token * seen + op.bytes_per_query * n
+    return Work(op.count * op.flops_per_pair * seen, op.count * moved)
 
 
-def dense_operators(architecture: ModelArchitecture, ranks: int, dtype: str) -> tuple[Operator, ...]:
-    """Return all operators of one rank but attention and collectives, in the order in which they run."""
-    return tuple(_operators(architecture, ranks, bytes_per_element(dtype)))
-
-
-def _operators(model: ModelArchitecture, ranks: int, size: int) -> Iterator[Operator]:
-    hidden, layers = model.hidden_size, model.num_hidden_layers
-    query = model.num_attention_heads // ranks * model.head_dim
-    key_value = model.kv_heads_per_rank(ranks) * model.head_dim
-    width = model.intermediate_size // ranks
-
-    def matrix(name: str, rows: int, columns: int, bias: bool) -> Operator:
-        weights = (rows + bias) * columns * size
-        return Operator(name, layers, "tokens", 2.0 * rows * columns, (rows + columns) * size, weights)
-
-    def elementwise(name: str, copies: int, elements: int, weights: int = 0) -> Operator:
-        return Operator(name, copies, "tokens", 0.0, elements * size, weights * size)
-
-    yield elementwise("embedding", 1, 2 * hidden)
-    yield elementwise("layernorm", 2 * layers, 4 * hidden, hidden)  # reads and writes the residual stream too
-    yield matrix("qkv_proj", hidden, query + 2 * key_value, model.qkv_bias)
-    if model.qk_norm:
-        yield elementwise("qk_norm", layers, 2 * (query + key_value), 2 * model.head_dim)
-    yield elementwise("rotary_emb", layers, 2 * (query + key_value))
-    yield matrix("o_proj", query, hidden, model.o_bias)
-    yield matrix("gate_up_proj", hidden, 2 * width, model.mlp_bias)
-    yield elementwise("act_fn", layers, 3 * width)
-    yield matrix("down_proj", width, hidden, model.mlp_bias)
-    yield elementwise("final_layernorm", 1, 4 * hidden, hidden)
-    vocabulary = model.padded_vocab_per_rank(ranks)
-    head_bytes = (hidden + vocabulary) * size
-    yield Operator("lm_head", 1, "sequences", 2.0 * hidden * vocabulary, head_bytes, hidden * vocabulary * size)
-    yield Operator("sampler", 1, "sequences", 0.0, model.vocab_size * SAMPLER_BYTES_PER_LOGIT, 0.0)
+def _prefill(op: AttentionKernel, shape: StepShape) -> Work:
+    if op.phase == "decode":
+        return NO_WORK
+    window = op.window or 0
+    flops = moved = 0
+    for new, context in shape.prefills:
+        flops += op.flops_per_pair * causal_pairs(new, context, window)
+        seen = new + (min(context, window - 1) if window else context)
+        moved += op.kv_bytes_per_token * seen + op.bytes_per_query * new
+    return Work(op.count * flops, op.count * moved)

@@ -1,91 +1,85 @@
 """The roofline: step times from a model's config and a device's data sheet, without any measured profile.
 
-Each operator takes ``max(FLOPs / (peak x efficiency), bytes / (bandwidth x efficiency))`` and a fixed cost per kernel;
-collectives and the host come on top. Operators run one after another, so their times add up.
+Each kernel takes a fixed cost and a mix of computing and moving data that is never below either, at efficiencies fitted
+per family of devices (`servetwin.step.efficiency`). Collectives, the sampler and the host come on top. Kernels run one
+after another, so their times add up; where the host launches them one by one, the step takes at least as long as that.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import replace
 
-from servetwin.core.errors import InputError, unknown_name
-from servetwin.core.number_formats import bytes_per_element, number_format
+import numpy as np
+
+from servetwin.core.errors import InputError
+from servetwin.core.number_formats import number_format
 from servetwin.core.units import NS_PER_S, NS_PER_US
 from servetwin.hardware.base import Device
 from servetwin.llm.base import ModelArchitecture
+from servetwin.llm.operators import (
+    AttentionKernel,
+    Collective,
+    Elementwise,
+    Gemm,
+    GroupedGemm,
+    Items,
+    RankOperator,
+    operators,
+)
+from servetwin.llm.parallel import Parallelism
 from servetwin.network.base import Collectives
-from servetwin.step.affine_run import affine_run_ns, affine_step_ns
 from servetwin.step.base import StepModelBase, StepShape, step_models
-from servetwin.step.host import HostOverhead
-from servetwin.step.operators import Operator, Work, attention_work, dense_operators
+from servetwin.step.decode_time import DecodeTime, Root
+from servetwin.step.efficiency import Efficiency, family_efficiency
+from servetwin.step.host import HOSTS, HostOverhead
+from servetwin.step.kernels import Kernels, Numbers
+from servetwin.step.operators import Work, counts, work_of_step
 
-WEIGHT_FORMATS = ("fp32", "bf16", "fp16")
-
-DEFAULT_HOST_OVERHEAD = HostOverhead(per_step_us=500.0, per_request_us=5.0)
+DEFAULT_HOST_OVERHEAD = HOSTS["vllm-0.19"]
 """What vLLM V1 adds where its host work is not hidden: scheduling, input preparation, sampling, output handling."""
 
+CAPTURED_SIZES = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+"""Numbers of tokens for which vLLM records CUDA graphs; a step is padded to the next of them."""
 
-@dataclass(frozen=True, slots=True)
-class Efficiency:
-    """How much of a data sheet's figures real kernels reach, and what a kernel costs however small it is.
+SAMPLER_BYTES_PER_LOGIT = 10
+"""The sampler reads each logit in 16 bits, writes it in fp32, and reads that once to find the token."""
 
-    Defaults are what the profiles of Llama-3.1-8B on an RTX PRO 6000 show for middling sizes, rounded; they hold within
-    some 10 to 20 % on other cards.
-
-    Attributes
-    ----------
-    matrix_compute
-        Share of the peak that large matrix products reach.
-    attention_compute
-        Share of the peak that attention over a prompt reaches.
-    memory_bandwidth
-        Share of the bandwidth that kernels reach.
-    kernel_us
-        Per kernel: launch (CUDA graph replay), ramp and tail.
-    attention_kernel_us
-        The same for each layer's attention, which also combines split results.
-    """
-
-    matrix_compute: float = 0.75
-    attention_compute: float = 0.5
-    memory_bandwidth: float = 0.92
-    kernel_us: float = 2.5
-    attention_kernel_us: float = 8.0
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            share = not item.name.endswith("_us")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not (0 < value <= 1 if share else 0 <= value < 1e6):
-                allowed = "above 0 and at most 1" if share else "at least 0"
-                raise InputError(f"efficiency {item.name} must be {allowed}, got {value!r}")
+NOT_WINDOWED = float("inf")
 
 
-def _efficiency_of(changes: Mapping[str, float]) -> Efficiency:
-    names = [item.name for item in fields(Efficiency)]
-    for name in changes:
-        if name not in names:
-            raise unknown_name("efficiency", name, names)
-    return Efficiency(**changes)
+class RowTimes(dict[int, float]):
+    """Times by a number of rows, computed for a block of numbers at once when one of them is asked for."""
 
+    BLOCK = 64
 
-class _Memo(dict[int, float]):
-    """Values of a function of a count, computed once each."""
-
-    def __init__(self, function: Callable[[int], float]) -> None:
+    def __init__(self, function: Callable[[Numbers], Numbers]) -> None:
         super().__init__()
         self._function = function
 
-    def __missing__(self, count: int) -> float:
-        value = self[count] = self._function(count)
-        return value
+    def __missing__(self, rows: int) -> float:
+        first = rows // self.BLOCK * self.BLOCK
+        block = range(first, first + self.BLOCK)
+        self.update(zip(block, self._function(np.array(block, dtype=np.float64)).tolist(), strict=True))
+        return self[rows]
+
+
+class _DecodeTimes(dict[int, DecodeTime]):
+    """What decode steps take, by the number of decodes, worked out once each."""
+
+    def __init__(self, function: Callable[[int], DecodeTime]) -> None:
+        super().__init__()
+        self._function = function
+
+    def __missing__(self, n: int) -> DecodeTime:
+        time = self[n] = self._function(n)
+        return time
 
 
 @step_models.register("roofline")
 class RooflineStepModel(StepModelBase):
-    """Step times of a dense model on equal devices, split by tensor parallelism.
+    """Step times of a model on equal devices, split by tensor parallelism.
 
     Parameters
     ----------
@@ -96,16 +90,18 @@ class RooflineStepModel(StepModelBase):
     collectives
         What an all-reduce among the ranks takes.
     dtype, kv_cache_dtype
-        Number formats of weights and activations (None: as published) and of the KV cache (None: as ``dtype``).
+        Number formats of plain weights and activations, and of the KV cache (None: as published).
     host
         What the host adds to a step.
     efficiency
-        See `Efficiency`; a mapping changes some of its values.
+        The coefficients; a mapping changes some of those of the device's family (None: all as they are).
+    enforce_eager
+        Whether the host launches every kernel (vLLM's ``enforce_eager``): no CUDA graphs, no padding.
 
     Raises
     ------
     InputError
-        If the ranks do not divide the model, or the device has no peak for the format.
+        If the ranks do not divide the model, or the device has no peak for a format.
     """
 
     def __init__(
@@ -117,151 +113,205 @@ class RooflineStepModel(StepModelBase):
         dtype: str | None = None,
         kv_cache_dtype: str | None = None,
         host: HostOverhead = DEFAULT_HOST_OVERHEAD,
-        efficiency: Efficiency | Mapping[str, float] = Efficiency(),
+        efficiency: Efficiency | Mapping[str, float] | None = None,
+        enforce_eager: bool = False,
     ) -> None:
         super().__init__()
         architecture.check_tensor_parallel_size(tensor_parallel_size)
         if tensor_parallel_size > 1 and collectives is None:
             raise InputError(f"tensor_parallel_size {tensor_parallel_size} needs a link between the ranks")
-        dtype = _weight_format(dtype or architecture.dtype)
+        if dtype is not None:
+            architecture = replace(architecture, dtype=number_format(dtype))
         self.architecture = architecture
         self.device = device
         self.tensor_parallel_size = tensor_parallel_size
         self.host = host
-        self.efficiency = efficiency if isinstance(efficiency, Efficiency) else _efficiency_of(efficiency)
+        self.efficiency = _efficiency(device, efficiency)
+        self.enforce_eager = enforce_eager
         self._collectives = collectives
-        self._activation_bytes = bytes_per_element(dtype)
-        self._operators = dense_operators(architecture, tensor_parallel_size, dtype)
-        self._attention = attention_work(architecture, tensor_parallel_size, dtype, kv_cache_dtype or dtype)
-        self._set_rates(device.peak(dtype), device.memory_bandwidth_bytes_per_s, self.efficiency)
-        self._tokens_ns = _Memo(self._of_tokens_ns)
-        self._sequences_ns = _Memo(self._of_sequences_ns)
-        self._decodes_ns = _Memo(self._of_decodes_ns)
+        self._kernels = Kernels(device, self.efficiency, architecture.dtype)
+        ranks = Parallelism(tensor=tensor_parallel_size)
+        self._operators = operators(architecture, ranks, kv_cache_dtype=kv_cache_dtype)
+        _check_formats(device, architecture, self._operators)
+        attention = [op for op in self._operators if isinstance(op, AttentionKernel)]
+        self._decode_kinds = [self._kernels.decode_attention(op) for op in attention if op.phase != "prefill"]
+        self._prefill_kinds = [self._kernels.prefill_attention(op) for op in attention if op.phase != "decode"]
+        self._set_times()
 
-    def _set_rates(self, peak: float, bandwidth: float, efficiency: Efficiency) -> None:
-        self._matrix_ns_per_flop = NS_PER_S / (peak * efficiency.matrix_compute)
-        self._attention_ns_per_flop = NS_PER_S / (peak * efficiency.attention_compute)
-        self._ns_per_byte = NS_PER_S / (bandwidth * efficiency.memory_bandwidth)
-        self._kernel_ns = efficiency.kernel_us * NS_PER_US
-        self._attention_launch_ns = self.architecture.num_hidden_layers * efficiency.attention_kernel_us * NS_PER_US
-        attention = self._attention
-        self._pair_ns = attention.flops_per_pair * self._attention_ns_per_flop
-        self._kv_ns = attention.bytes_per_kv_token * self._ns_per_byte
-        self._query_ns = attention.bytes_per_query_token * self._ns_per_byte
-        self._decode_kv_ns = max(self._kv_ns, self._pair_ns)
+    def _set_times(self) -> None:
+        layers = self.architecture.num_hidden_layers
+        efficiency = self.efficiency
+        decode_us = efficiency.decode_us
+        self._decode_fixed_ns = layers * (efficiency.layer_us + decode_us) * NS_PER_US
+        self._prefill_fixed_ns = layers * (efficiency.layer_us + max(efficiency.prefill_us, decode_us)) * NS_PER_US
+        self._tokens_ns = self._row_times("tokens")
+        self._sequences_ns = RowTimes(lambda n: self._of("sequences", n) + self._sampler_ns(n))
+        self._decode_tokens_ns = self._row_times("decode_tokens")
+        self._prefill_tokens_ns = self._row_times("prefill_tokens")
+        self._prefill_kv_ns = self._row_times("prefill_kv_tokens")
+        items = {op.applies_to for op in self._operators if not isinstance(op, AttentionKernel)}
+        self._splits_phases = bool(items - {"tokens", "sequences"})
+        self._decodes = _DecodeTimes(self._decode_time)
+        launches = sum(op.count for op in self._operators) if self.enforce_eager else 0
+        self._floor_ns = launches * self.device.launch.eager_us * NS_PER_US
+
+    def _row_times(self, items: Items) -> RowTimes:
+        return RowTimes(lambda rows: self._of(items, rows))
 
     def duration_ns(self, shape: StepShape) -> int:
         """Return the step's time; O(1) for decodes, O(chunks) with prefills."""
         n = shape.num_decodes
         if not shape.prefills:
-            return affine_step_ns(self._decodes_ns[n], self._decode_kv_ns, shape.decode_kv_tokens)
-        tokens = n
-        chunks_ns = 0.0
+            return self._decodes[n].step_ns(shape.decode_kv_tokens)
+        total = self._prefill_fixed_ns + self._flat_ns(shape)
         for new, context in shape.prefills:
-            tokens += new
-            chunks_ns += self._chunk_ns(new, context)
-        flat_ns = self._tokens_ns[tokens] + self._sequences_ns[n + len(shape.prefills)] + chunks_ns
-        return round(flat_ns + self._decode_attention_ns(n, shape.decode_kv_tokens)) or 1
+            for kind in self._prefill_kinds:
+                total += kind.chunk_ns(new, context)
+        if n:
+            for root in self._decodes[n].roots:
+                total += root.of(shape.decode_kv_tokens)
+        return round(max(total, self._floor_ns) + self.host.of_step_ns(shape)) or 1
+
+    def _flat_ns(self, shape: StepShape) -> float:
+        total = self._tokens_ns[self._padded(shape.num_tokens)] + self._sequences_ns[shape.num_sequences]
+        if self._splits_phases:
+            applied = counts(shape)
+            total += self._decode_tokens_ns[applied["decode_tokens"]]
+            total += self._prefill_tokens_ns[applied["prefill_tokens"]]
+            total += self._prefill_kv_ns[applied["prefill_kv_tokens"]]
+        return total
+
+    def _decode_time(self, n: int) -> DecodeTime:
+        roots = tuple(
+            Root(
+                (kind.item_ns * n) ** 2,
+                kind.token_ns,
+                kind.token_ns * n + kind.query_ns * n,
+                float(n * (kind.window - 1)) if kind.window else NOT_WINDOWED,
+            )
+            for kind in self._decode_kinds
+        )
+        flat_ns = self._decode_fixed_ns + self._flat_ns(StepShape(n, 0))
+        return DecodeTime(flat_ns, self._floor_ns, self.host.of_requests_ns(n), roots)
 
     def decode_run_ns(self, shape: StepShape, max_steps: int, limit_ns: int) -> Sequence[int]:
-        """Return a run in closed form; equal to single steps."""
+        """Return a run of steps, equal to single ones."""
         n = shape.num_decodes
-        return affine_run_ns(self._decodes_ns[n], self._decode_kv_ns, shape.decode_kv_tokens, n, max_steps, limit_ns)
+        return self._decodes[n].run_ns(shape.decode_kv_tokens, n, max_steps, limit_ns)
 
     def breakdown_ns(self, shape: StepShape) -> Mapping[str, float]:
         """Return the step's time by operator, collective and host, in nanoseconds, before rounding."""
-        counts = {"tokens": shape.num_tokens, "sequences": shape.num_sequences}
-        parts = {op.name: self._operator_ns(op, counts[op.applies_to]) for op in self._operators}
-        parts["attention_launch"] = self._attention_launch_ns
-        parts["attention_decode"] = self._decode_attention_ns(shape.num_decodes, shape.decode_kv_tokens)
-        parts["attention_prefill"] = sum(self._chunk_ns(new, context) for new, context in shape.prefills)
-        if self._collectives is not None and self.tensor_parallel_size > 1:
-            parts["all_reduce"] = self._all_reduce_ns(shape.num_tokens)
-            parts["logits_gather"] = self._logits_gather_ns(shape.num_sequences)
+        applied = counts(shape)
+        parts: dict[str, float] = {}
+        for op in self._operators:
+            if isinstance(op, AttentionKernel):
+                continue
+            name = op.kind if isinstance(op, Collective) and op.kind == "all_reduce" else op.name
+            rows = self._padded(applied["tokens"]) if op.applies_to == "tokens" else applied[op.applies_to]
+            parts[name] = parts.get(name, 0.0) + float(self._operator_ns(op, np.array([float(rows)]))[0])
+        n = shape.num_decodes
+        parts["attention_launch"] = self._prefill_fixed_ns if shape.prefills else self._decode_fixed_ns
+        roots = self._decodes[n].roots if n else ()
+        parts["attention_decode"] = sum(root.of(shape.decode_kv_tokens) for root in roots)
+        parts["attention_prefill"] = sum(
+            kind.chunk_ns(new, context) for new, context in shape.prefills for kind in self._prefill_kinds
+        )
+        parts["sampler"] = float(self._sampler_ns(np.array([float(shape.num_sequences)]))[0])
+        parts["launches"] = max(0.0, self._floor_ns - sum(parts.values()))
         parts["host"] = self.host.of_step_ns(shape)
         return parts
 
     def work(self, shape: StepShape) -> Mapping[str, Work]:
         """Return what one rank computes and moves in the step, by operator."""
-        counts = {"tokens": shape.num_tokens, "sequences": shape.num_sequences}
-        works: dict[str, Work] = {}
-        for op in self._operators:
-            one = op.work(counts[op.applies_to])
-            works[op.name] = Work(one.flops * op.copies, one.num_bytes * op.copies)
-        works["attention_decode"] = self._attention.decode(shape.num_decodes, shape.decode_kv_tokens)
-        chunks = [self._attention.prefill(new, context) for new, context in shape.prefills]
-        works["attention_prefill"] = Work(sum(c.flops for c in chunks), sum(c.num_bytes for c in chunks))
-        return works
+        return work_of_step(self._operators, shape)
 
     def bounds_ns(self, shape: StepShape) -> Mapping[str, float]:
         """Return the step's time by what limits it, in nanoseconds, the greatest first; the sum is the step's time.
 
         Keys: ``compute``, ``weights' bandwidth``, ``KV bandwidth``, ``activations' bandwidth``, ``kernel launches``,
-        ``network``, ``host``.
+        ``network``, ``host``. A kernel's time beyond its fixed cost counts to the one that limits it most.
         """
         bounds = dict.fromkeys(_BOUNDS, 0.0)
         parts = dict(self.breakdown_ns(shape))
         bounds["host"] = parts.pop("host")
         bounds["network"] = parts.pop("all_reduce", 0.0) + parts.pop("logits_gather", 0.0)
-        bounds["kernel launches"] = parts.pop("attention_launch")
+        bounds["activations' bandwidth"] = parts.pop("sampler")
+        bounds["kernel launches"] = parts.pop("attention_launch") + parts.pop("launches")
+        works = self.work(shape)
         for name in ("attention_decode", "attention_prefill"):
-            work = self.work(shape)[name]
-            computes = work.flops * self._attention_ns_per_flop > work.num_bytes * self._ns_per_byte
-            bounds["compute" if computes else "KV bandwidth"] += parts.pop(name)
-        counts = {"tokens": shape.num_tokens, "sequences": shape.num_sequences}
+            bounds["compute" if self._computes(works[name]) else "KV bandwidth"] += parts.pop(name)
         for op in self._operators:
-            launches_ns = op.copies * self._kernel_ns
+            if isinstance(op, AttentionKernel | Collective) or op.name not in parts:
+                continue
+            time_ns, work = parts.pop(op.name), works[op.name]
+            launches_ns = min(time_ns, self._fixed_ns(op.name)) if work.num_bytes else 0.0
             bounds["kernel launches"] += launches_ns
-            bounds[self._operator_bound(op, counts[op.applies_to])] += parts[op.name] - launches_ns
+            weights = sum(other.count * _weights(other, shape) for other in self._operators if other.name == op.name)
+            reading = "weights' bandwidth" if weights > work.num_bytes / 2 else "activations' bandwidth"
+            bounds["compute" if self._computes(work) else reading] += time_ns - launches_ns
         return dict(sorted(bounds.items(), key=lambda item: -item[1]))
 
     def bound_by(self, shape: StepShape) -> str:
         """Return what limits most of the step, as a noun for a sentence ("KV bandwidth")."""
         return next(iter(self.bounds_ns(shape)))
 
-    def _operator_bound(self, op: Operator, count: int) -> str:
-        work = op.work(count)
-        if work.flops * self._matrix_ns_per_flop > work.num_bytes * self._ns_per_byte:
-            return "compute"
-        return "weights' bandwidth" if op.weight_bytes > op.num_bytes * count else "activations' bandwidth"
+    def _computes(self, work: Work) -> bool:
+        return work.flops / self.device.peak(self.architecture.dtype) > (
+            work.num_bytes / self.device.memory_bandwidth_bytes_per_s
+        )
 
-    def _operator_ns(self, op: Operator, count: int) -> float:
-        flops, num_bytes = op.work(count)
-        return op.copies * (max(flops * self._matrix_ns_per_flop, num_bytes * self._ns_per_byte) + self._kernel_ns)
+    def _fixed_ns(self, name: str) -> float:
+        """Return the fixed cost of all runs of an operator."""
+        total_us = 0.0
+        for op in self._operators:
+            if op.name == name:
+                total_us += op.count * self._fixed_us(op)
+        return total_us * NS_PER_US
 
-    def _of_tokens_ns(self, tokens: int) -> float:
-        operators_ns = sum(self._operator_ns(op, tokens) for op in self._operators if op.applies_to == "tokens")
-        return operators_ns + self._attention_launch_ns + self._all_reduce_ns(tokens)
+    def _fixed_us(self, op: object) -> float:
+        if isinstance(op, GroupedGemm):
+            return self.efficiency.experts_us
+        if isinstance(op, Gemm):
+            return self.efficiency.matrix_us if op.weights.is_plain else self.efficiency.quantized_us
+        return self.efficiency.element_us
 
-    def _of_sequences_ns(self, sequences: int) -> float:
-        operators_ns = sum(self._operator_ns(op, sequences) for op in self._operators if op.applies_to == "sequences")
-        return operators_ns + self._logits_gather_ns(sequences) + self.host.of_requests_ns(sequences)
+    def _padded(self, tokens: int) -> int:
+        """Return the tokens of the CUDA graph that runs the step; as many where none is large enough."""
+        if self.enforce_eager or tokens > CAPTURED_SIZES[-1]:
+            return tokens
+        return CAPTURED_SIZES[bisect_left(CAPTURED_SIZES, tokens)]
 
-    def _of_decodes_ns(self, n: int) -> float:
-        return self._tokens_ns[n] + self._sequences_ns[n] + self._decode_attention_ns(n, 0)
+    def _of(self, items: Items, rows: Numbers) -> Numbers:
+        """Return the time of all operators that are applied to ``items``, for each number of rows."""
+        total = np.zeros_like(rows)
+        for op in self._operators:
+            if not isinstance(op, AttentionKernel) and op.applies_to == items:
+                total += self._operator_ns(op, rows)
+        return total
 
-    def _decode_attention_ns(self, n: int, kv_tokens: int) -> float:
-        return self._decode_kv_ns * (kv_tokens + n) + self._query_ns * n
+    def _operator_ns(self, op: Gemm | GroupedGemm | Elementwise | Collective, rows: Numbers) -> Numbers:
+        if isinstance(op, Gemm):
+            return op.count * self._kernels.gemm_ns(op, rows)
+        if isinstance(op, GroupedGemm):
+            return op.count * self._kernels.grouped_ns(op, rows)
+        if isinstance(op, Elementwise):
+            return op.count * self._kernels.elementwise_ns(op, rows)
+        return op.count * self._collective_ns(op, rows)
 
-    def _chunk_ns(self, new: int, context: int) -> float:
-        compute_ns = self._pair_ns * (new * (2 * context + new + 1) // 2)
-        memory_ns = self._kv_ns * (new + context) + self._query_ns * new
-        return compute_ns if compute_ns > memory_ns else memory_ns
-
-    def _all_reduce_ns(self, tokens: int) -> float:
-        """Two per layer (after attention, after the MLP) and one after the embedding, each of the hidden states."""
+    def _collective_ns(self, op: Collective, rows: Numbers) -> Numbers:
+        """Return an all-reduce, or an all-gather: half of one, being the second half of a ring's all-reduce."""
         if self._collectives is None:
-            return 0.0
-        num_bytes = tokens * self.architecture.hidden_size * self._activation_bytes
-        count = 2 * self.architecture.num_hidden_layers + 1
-        return count * self._collectives.all_reduce_ns(num_bytes, self.tensor_parallel_size)
+            return np.zeros_like(rows)
+        share = 1.0 if op.kind == "all_reduce" else 0.5
+        sizes = rows * (op.elements * op.activation_bytes / self.efficiency.collective_bandwidth)
+        times = [share * self._collectives.all_reduce_ns(size, self.tensor_parallel_size) for size in sizes.tolist()]
+        return np.where(rows > 0, np.array(times), 0.0)
 
-    def _logits_gather_ns(self, sequences: int) -> float:
-        """Half of an all-reduce of the logits: a ring's all-gather is the second half of its all-reduce."""
-        if self._collectives is None:
-            return 0.0
-        num_bytes = sequences * self.architecture.vocab_size * self._activation_bytes
-        return self._collectives.all_reduce_ns(num_bytes, self.tensor_parallel_size) / 2
+    def _sampler_ns(self, sequences: Numbers) -> Numbers:
+        logits = sequences * float(self.architecture.vocab_size)
+        bandwidth = self.device.memory_bandwidth_bytes_per_s * self.efficiency.matrix_bandwidth
+        byte_ns = SAMPLER_BYTES_PER_LOGIT / bandwidth * NS_PER_S
+        return logits * (byte_ns + self.host.per_1000_logits_us * NS_PER_US / 1000)
 
 
 _BOUNDS = (
@@ -275,10 +325,28 @@ _BOUNDS = (
 )
 
 
-def _weight_format(dtype: str) -> str:
-    name = number_format(dtype)
-    if name not in WEIGHT_FORMATS:
-        raise InputError(
-            f"the roofline has no quantised weights yet, got dtype {dtype!r}; allowed: {', '.join(WEIGHT_FORMATS)}"
-        )
-    return name
+def _efficiency(device: Device, given: Efficiency | Mapping[str, float] | None) -> Efficiency:
+    if isinstance(given, Efficiency):
+        return given
+    return family_efficiency(device.family).changed(given or {})
+
+
+def _check_formats(device: Device, architecture: ModelArchitecture, ops: Sequence[RankOperator]) -> None:
+    """Raise an InputError if the device does not compute in a format that the model's products need."""
+    device.peak(architecture.dtype)
+    for op in ops:
+        if isinstance(op, Gemm | GroupedGemm) and op.weights.activations is not None:
+            try:
+                device.peak(op.weights.activations)
+            except InputError as error:
+                raise InputError(
+                    f"{error}. {architecture.name} computes its {op.weights.name} products in "
+                    f"{op.weights.activations}; take the model in {architecture.dtype}, or with weight-only quantisation"
+                ) from None
+
+
+def _weights(op: object, shape: StepShape) -> float:
+    """Return the bytes of weights that one run of an operator reads in a step."""
+    if isinstance(op, GroupedGemm):
+        return op.active_experts(shape.num_tokens) * op.expert_bytes
+    return op.weight_bytes if isinstance(op, Gemm | Elementwise) else 0.0

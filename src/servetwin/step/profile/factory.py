@@ -34,6 +34,7 @@ def profile_step_model(
     collectives: Collectives | None = None,
     dtype: str | None = None,
     host: HostOverhead | None = None,
+    enforce_eager: bool = False,
     interpolation: Interpolation = "default",
     skew: Skew = "longest",
     merge_prefills: bool = False,
@@ -55,6 +56,8 @@ def profile_step_model(
         Number format of the activations; None: as published.
     host
         What the host adds to each step; None: what the profile says.
+    enforce_eager
+        Whether there are no CUDA graphs, and so no padding unless ``token_padding`` asks for one.
     interpolation, skew, merge_prefills, token_padding, eager_us_per_layer
         See `ProfileOptions`.
     host_io
@@ -67,6 +70,8 @@ def profile_step_model(
     """
     if not (math.isfinite(eager_us_per_layer) and eager_us_per_layer >= 0):
         raise InputError(f"eager_us_per_layer must be at least 0, got {eager_us_per_layer!r}")
+    if enforce_eager and token_padding == "auto":
+        token_padding = "none"
     profile = load_profile(path, tensor_parallel_size)
     if architecture.qk_norm != ("qk_norm" in profile.dense) and not profile.not_measured.get("qk_norm"):
         has = "has no layer qk_norm" if architecture.qk_norm else "has a layer qk_norm"

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from servetwin.core.errors import InputError
 from servetwin.core.units import GB, GIB
+from servetwin.hardware.catalogue import load_device
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
-from servetwin.memory.lss import lss_kv_capacity
+from servetwin.llm.support import check_simulated
+from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
-from servetwin.scenario.importers.llmservingsim.refusals import not_modelled
 from servetwin.scenario.importers.llmservingsim.settings import (
     LEGACY_ROUTING,
     MAIN_ROUTING,
@@ -26,6 +27,9 @@ from servetwin.scenario.importers.llmservingsim.settings import (
 )
 
 Mode = Literal["lss", "default"]
+
+DEFAULT_UTILIZATION = 0.9
+"""``--npu-memory-utilization`` where it is not given, with ``--kv-capacity auto``; ``npu_mem`` does not count then."""
 
 LSS_IDLE_POLL_US = 1000
 """LLMServingSim's clock advances by this while nothing is queued (FORMATS, section 7.10)."""
@@ -50,7 +54,7 @@ class LssSource:
     mode
         ``lss``: as LLMServingSim computes; ``default``: as servetwin does.
     kv_capacity
-        ``lss``: its formula; ``auto`` is refused until the KV capacity model has landed.
+        ``lss``: blocks by its formula; ``auto``: worked out from the device's real memory, see `kv_capacity`.
     """
 
     cluster: Path
@@ -83,8 +87,6 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
     InputError
         For anything wrong in the files or flags, and for what is not modelled yet (by name).
     """
-    if source.kv_capacity == "auto":
-        raise not_modelled("--kv-capacity", "--kv-capacity auto", "KV capacity from the device's real memory")
     notices = check_flags(source.flags)
     cluster = read_cluster(source.cluster)
     if not source.workload.is_file():
@@ -164,6 +166,7 @@ class _Builder:
             if not path.is_file():
                 raise InputError(f"model {instance.model_name!r} has no file {path}", where=where)
             model, reference = load_model(path), self.relative(path)
+        check_simulated(model, where=instance.where)
         model.check_tensor_parallel_size(instance.tensor_parallel_size, where=instance.where)
         if self._source.architectures is not None:
             check_architecture(self._source.architectures, model)
@@ -180,16 +183,6 @@ class _Builder:
         return hardware
 
     def _engine(self, instance: LssInstance, model: ModelArchitecture, settings: InstanceSettings) -> dict[str, Any]:
-        capacity = lss_kv_capacity(
-            model,
-            instance.memory_gib,
-            tensor_parallel_size=instance.tensor_parallel_size,
-            mem_util=settings.memory_utilization,
-            block_size=settings.block_size,
-            dtype=None if settings.dtype == "auto" else settings.dtype,
-            kv_cache_dtype=None if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype,
-            where=f"{instance.where}.npu_mem",
-        )
         engine: dict[str, Any] = {
             "max_num_seqs": settings.max_num_seqs,
             "max_num_batched_tokens": settings.max_num_batched_tokens,
@@ -198,7 +191,7 @@ class _Builder:
             "enable_prefix_caching": settings.enable_prefix_caching,
             "scheduler_reserve_full_isl": settings.scheduler_reserve_full_isl,
             "block_size": settings.block_size,
-            "num_gpu_blocks_override": capacity.num_blocks + 1,  # vLLM's null block, which LSS has not
+            **self._memory(instance, model, settings),
             "tensor_parallel_size": instance.tensor_parallel_size,
             "dtype": settings.dtype,
             "kv_cache_dtype": settings.kv_cache_dtype,
@@ -206,6 +199,30 @@ class _Builder:
         if self._source.mode == "lss":
             engine["idle_poll_us"] = LSS_IDLE_POLL_US
         return engine
+
+    def _memory(self, instance: LssInstance, model: ModelArchitecture, settings: InstanceSettings) -> dict[str, Any]:
+        """Return the key that decides the number of KV blocks; a model that does not fit is an error at once."""
+        options: dict[str, Any] = {
+            "tensor_parallel_size": instance.tensor_parallel_size,
+            "block_size": settings.block_size,
+            "dtype": None if settings.dtype == "auto" else settings.dtype,
+            "kv_cache_dtype": None if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype,
+        }
+        if self._source.kv_capacity == "auto":
+            device = load_device(instance.hardware, where=f"{instance.where}.hardware")
+            limits = settings.max_num_batched_tokens, settings.max_num_seqs, model.max_position_embeddings
+            share = self._source.flags.npu_memory_utilization or DEFAULT_UTILIZATION
+            options |= {"gpu_memory_utilization": share, "step": ProfilingStep(*limits)}
+            kv_capacity(model, device, where=instance.where, **options)
+            return {"gpu_memory_utilization": share}
+        capacity = lss_kv_capacity(
+            model,
+            instance.memory_gib,
+            mem_util=settings.memory_utilization,
+            where=f"{instance.where}.npu_mem",
+            **options,
+        )
+        return {"num_gpu_blocks_override": capacity.num_blocks + 1}  # vLLM's null block, which LSS has not
 
     def _step(self, instance: LssInstance, model: ModelArchitecture, settings: InstanceSettings) -> dict[str, Any]:
         dtype = model.dtype if settings.dtype == "auto" else settings.dtype

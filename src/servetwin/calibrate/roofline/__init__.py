@@ -1,0 +1,1 @@
+"""Fitting the roofline's coefficients to measured kernels and runs."""

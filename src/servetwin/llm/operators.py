@@ -1,0 +1,197 @@
+"""The operators that one rank runs in a step, before any machine is known.
+
+`operators` lists them per kind of layer, with counts. Each knows its FLOPs and the bytes that it reads and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from servetwin.core.number_formats import bytes_per_element
+from servetwin.llm.base import ModelArchitecture
+from servetwin.llm.formats import WeightFormat
+from servetwin.llm.operator_kinds import (
+    AttentionKernel,
+    Collective,
+    Elementwise,
+    Gemm,
+    GroupedGemm,
+    Items,
+    RankOperator,
+)
+from servetwin.llm.parallel import ONE_RANK, Parallelism
+from servetwin.llm.parts import Attention, LatentAttention, MixtureOfExperts, Mlp
+
+__all__ = [
+    "AttentionKernel",
+    "Collective",
+    "Elementwise",
+    "Gemm",
+    "GroupedGemm",
+    "Items",
+    "RankOperator",
+    "operators",
+]
+
+
+def operators(
+    model: ModelArchitecture,
+    ranks: Parallelism = ONE_RANK,
+    *,
+    kv_cache_dtype: str | None = None,
+) -> tuple[RankOperator, ...]:
+    """Return all operators of one rank, in the order in which a layer runs them, kind of layer by kind of layer.
+
+    Parameters
+    ----------
+    model
+        The architecture; its quantisation says each matrix's format.
+    ranks
+        How the model is divided, and which pipeline stage this rank belongs to.
+    kv_cache_dtype
+        Format of the KV cache; None: as published.
+    """
+    return tuple(_RankOperators(model, ranks, kv_cache_dtype or model.kv_cache_dtype))
+
+
+class _RankOperators:
+    """Walks through a stage's layers; holds what all of them share."""
+
+    def __init__(self, model: ModelArchitecture, ranks: Parallelism, kv_cache_dtype: str) -> None:
+        self.model = model
+        self.ranks = ranks
+        self.tp = ranks.tensor
+        self.hidden = model.hidden_size
+        self.size = bytes_per_element(model.dtype)
+        self.kv_size = bytes_per_element(kv_cache_dtype)
+        self.unquantized: frozenset[str] = frozenset()
+
+    def __iter__(self) -> Iterator[RankOperator]:
+        if self.ranks.is_first_stage:
+            yield self.moves("embedding", 1, self.hidden, self.hidden)
+            yield from self.all_reduce("embedding_all_reduce", 1)
+        for layer, count in self.model.stage_layers(self.ranks):
+            self.unquantized = layer.unquantized
+            norm = self.hidden * (1 + layer.norm_bias)
+            yield self.moves("layernorm", layer.norms * count, 2 * self.hidden, 2 * self.hidden, norm)
+            if isinstance(layer.attention, LatentAttention):
+                yield from self.latent_attention(layer.attention, count)
+            else:
+                yield from self.attention(layer.attention, count)
+            yield from self.all_reduce("attention_all_reduce", count)
+            if isinstance(layer.mlp, MixtureOfExperts):
+                yield from self.experts(layer.mlp, count)
+            else:
+                yield from self.mlp("", layer.mlp, "mlp", count)
+                yield from self.all_reduce("mlp_all_reduce", count)
+        self.unquantized = frozenset()
+        if self.ranks.is_last_stage:
+            yield from self.end()
+        else:
+            yield Collective("pipeline_send", 1, "send", "tokens", 2 * self.hidden, self.size)
+
+    def moves(
+        self, name: str, count: int, read: int, written: int, weights: int = 0, items: Items = "tokens"
+    ) -> Elementwise:
+        return Elementwise(name, count, items, read, written, weights * self.size, self.size)
+
+    def gemm(
+        self, name: str, count: int, n: int, k: int, linear: str, *, bias: bool = False, items: Items = "tokens"
+    ) -> Gemm:
+        return Gemm(name, count, items, n, k, self.form(linear), bias, activation_bytes=self.size)
+
+    def form(self, linear: str) -> WeightFormat:
+        return self.model.weight_format("" if linear in self.unquantized else linear)
+
+    def all_reduce(self, name: str, count: int) -> Iterator[Collective]:
+        if self.tp > 1:
+            yield Collective(name, count, "all_reduce", "tokens", self.hidden, self.size)
+
+    def attention(self, part: Attention, count: int) -> Iterator[RankOperator]:
+        heads, kv_heads = part.num_heads // self.tp, part.kv_heads_per_rank(self.tp)
+        query, key = heads * part.head_dim, kv_heads * part.head_dim
+        yield self.gemm("qkv_proj", count, query + 2 * key, self.hidden, "qkv_proj", bias=part.qkv_bias)
+        if part.qk_norm != "none":
+            weights = {"head": 2 * part.head_dim, "projection": query + key}.get(part.qk_norm, 0)
+            yield self.moves("qk_norm", count, query + key, query + key, weights)
+        yield self.moves("rotary_emb", count, query + key, query + key)
+        cache = part.kv_elements_per_token(self.tp) * self.kv_size
+        yield AttentionKernel(
+            "attention", count, part.kind, "both", heads, kv_heads, part.head_dim, part.v_head_dim,
+            part.window, part.window_kind, cache, self.size,
+        )  # fmt: skip
+        yield self.gemm("o_proj", count, self.hidden, query, "o_proj", bias=part.o_bias)
+
+    def latent_attention(self, part: LatentAttention, count: int) -> Iterator[RankOperator]:
+        heads, rank = part.num_heads // self.tp, part.kv_lora_rank
+        query, value = heads * part.head_dim, heads * part.v_head_dim
+        low = part.q_lora_rank or 0
+        if low:
+            yield self.gemm("q_a_proj", count, low, self.hidden, "q_a_proj", bias=part.qkv_bias)
+            yield self.moves("q_a_layernorm", count, low, low, low)
+        yield self.gemm("q_b_proj", count, query, low or self.hidden, "q_b_proj")
+        yield self.gemm("kv_a_proj", count, part.latent_dim, self.hidden, "kv_a_proj", bias=part.qkv_bias)
+        yield self.moves("kv_a_layernorm", count, rank, rank, rank)
+        rotated = (heads + 1) * part.qk_rope_head_dim
+        yield self.moves("rotary_emb", count, rotated, rotated)
+        yield from self.latent_kernels(part, count, heads)
+        yield self.gemm("o_proj", count, self.hidden, value, "o_proj", bias=part.o_bias)
+
+    def latent_kernels(self, part: LatentAttention, count: int, heads: int) -> Iterator[RankOperator]:
+        """Prompts expand keys and values; decodes absorb the expansion into queries and outputs, as in vLLM."""
+        rank, nope, value = part.kv_lora_rank, part.qk_nope_head_dim, part.v_head_dim
+        cache = part.latent_dim * self.kv_size
+        plain = self.form("")
+        yield self.gemm("kv_b_proj", count, heads * (nope + value), rank, "kv_b_proj", items="prefill_kv_tokens")
+        yield AttentionKernel(
+            "attention_prefill", count, "mla", "prefill", heads, heads, part.head_dim, value,
+            part.window, part.window_kind, cache, self.size,
+        )  # fmt: skip
+        yield Gemm("q_absorb", count, "decode_tokens", rank, nope, plain, batch=heads, activation_bytes=self.size)
+        yield AttentionKernel(
+            "attention_decode", count, "mla", "decode", heads, 1, part.latent_dim, rank,
+            part.window, part.window_kind, cache, self.size,
+        )  # fmt: skip
+        yield Gemm("v_expand", count, "decode_tokens", value, rank, plain, batch=heads, activation_bytes=self.size)
+
+    def mlp(self, prefix: str, part: Mlp, linear: str, count: int) -> Iterator[RankOperator]:
+        width = part.intermediate_size // self.tp
+        yield self.gemm(f"{prefix}gate_up_proj", count, 2 * width, self.hidden, linear, bias=part.bias)
+        yield self.moves(f"{prefix}act_fn", count, 2 * width, width)
+        yield self.gemm(f"{prefix}down_proj", count, self.hidden, width, linear, bias=part.bias)
+
+    def experts(self, part: MixtureOfExperts, count: int) -> Iterator[RankOperator]:
+        local = -(-part.num_experts // self.ranks.expert)
+        width = part.intermediate_size // self.ranks.expert_tensor
+        share = -(-part.top_k * local // part.num_experts)
+        yield self.gemm("router", count, part.num_experts, self.hidden, "", bias=part.router_bias)
+        yield self.moves("top_k", count, part.num_experts, 2 * part.top_k)
+        if self.ranks.expert > 1:
+            yield Collective("dispatch", count, "all_to_all", "tokens", part.top_k * self.hidden, self.size)
+        yield self.grouped("experts.gate_up_proj", count, part, local, 2 * width, self.hidden)
+        yield self.moves("experts.act_fn", count, share * 2 * width, share * width)
+        yield self.grouped("experts.down_proj", count, part, local, self.hidden, width)
+        yield self.moves("experts.sum", count, part.top_k * self.hidden, self.hidden)
+        if self.ranks.expert > 1:
+            yield Collective("combine", count, "all_to_all", "tokens", part.top_k * self.hidden, self.size)
+        if part.shared_intermediate_size:
+            shared = Mlp(part.shared_intermediate_size)
+            yield from self.mlp("shared_experts.", shared, "shared_experts", count)
+            if part.shared_gate:
+                yield self.gemm("shared_experts.gate", count, 1, self.hidden, "")
+        yield from self.all_reduce("mlp_all_reduce", count)
+
+    def grouped(self, name: str, count: int, part: MixtureOfExperts, local: int, n: int, k: int) -> GroupedGemm:
+        return GroupedGemm(
+            name, count, part.num_experts, local, part.top_k, n, k, self.form("experts"), part.bias, self.size
+        )
+
+    def end(self) -> Iterator[RankOperator]:
+        weights = self.hidden * (1 + self.model.final_norm_bias)
+        yield self.moves("final_layernorm", 1, 2 * self.hidden, 2 * self.hidden, weights)
+        vocabulary = self.model.padded_vocab_per_rank(self.tp)
+        head = "" if self.model.tie_word_embeddings else "lm_head"
+        bias = self.model.lm_head_bias
+        yield self.gemm("lm_head", 1, vocabulary, self.hidden, head, bias=bias, items="sequences")
+        if self.tp > 1:
+            yield Collective("logits_gather", 1, "all_gather", "sequences", self.model.vocab_size, self.size)

@@ -1,0 +1,83 @@
+"""The time of a decode-only step, and of runs of them: a flat part and one root per kind of attention layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+_VECTOR_FROM = 24
+"""Steps from which NumPy is faster than a loop."""
+
+
+class Root(NamedTuple):
+    """``sqrt(square + (slope * min(tokens, cap) + offset)**2)`` over the tokens of context of all decodes together."""
+
+    square: float
+    slope: float
+    offset: float
+    cap: float
+
+    def of(self, tokens: int) -> float:
+        """Return the value for ``tokens`` tokens."""
+        data = self.slope * (tokens if tokens < self.cap else self.cap) + self.offset
+        return sqrt(self.square + data * data)
+
+
+class DecodeTime(NamedTuple):
+    """The time of steps with one number of decodes, in nanoseconds.
+
+    Attributes
+    ----------
+    flat_ns
+        What does not depend on the context.
+    floor_ns
+        The accelerator's part of a step (all but ``host_ns``) takes at least this: launches by the host.
+    host_ns
+        Added at the end.
+    roots
+        Attention, by kind of layer. None shrinks with the context, so a later step is never faster.
+    """
+
+    flat_ns: float
+    floor_ns: float
+    host_ns: float
+    roots: tuple[Root, ...]
+
+    def step_ns(self, tokens: int) -> int:
+        """Return the time of one step, rounded once; a run's steps are computed by the same expressions."""
+        total = self.flat_ns
+        for square, slope, offset, cap in self.roots:
+            data = slope * (tokens if tokens < cap else cap) + offset
+            total += sqrt(square + data * data)
+        if total < self.floor_ns:
+            total = self.floor_ns
+        return round(total + self.host_ns) or 1
+
+    def run_ns(self, tokens: int, growth: int, max_steps: int, limit_ns: int) -> Sequence[int]:
+        """Return the times of consecutive steps, the first over ``tokens`` tokens, each next over ``growth`` more.
+
+        The run ends after ``max_steps`` steps, or after the first one at which the sum reaches ``limit_ns``.
+        """
+        steps = min(max_steps, max(1, -(-limit_ns // self.step_ns(tokens))))
+        if steps >= _VECTOR_FROM:
+            return self._vector_run(tokens, growth, steps, limit_ns)
+        durations = [self.step_ns(tokens + growth * i) for i in range(steps)]
+        excess = sum(durations) - limit_ns
+        while len(durations) > 1 and excess >= durations[-1]:
+            excess -= durations.pop()
+        return durations
+
+    def _vector_run(self, tokens: int, growth: int, steps: int, limit_ns: int) -> Sequence[int]:
+        contexts = np.arange(steps, dtype=np.float64) * growth + tokens  # whole numbers below 2**53: exact
+        total = np.full(steps, self.flat_ns)
+        for square, slope, offset, cap in self.roots:
+            data = slope * np.minimum(contexts, cap) + offset
+            total += np.sqrt(square + data * data)
+        total = np.maximum(total, self.floor_ns) + self.host_ns
+        durations = np.maximum(np.rint(total), 1.0).astype(np.int64)
+        needed = int(np.searchsorted(np.cumsum(durations), limit_ns)) + 1
+        run: list[int] = durations[:needed].tolist()
+        return run
