@@ -20,11 +20,16 @@ class HostOverhead:
         For each request in the step.
     per_1000_logits_us
         Sampling: for 1,000 logits (requests x vocabulary), beside moving them once; 0 for greedy sampling.
+    per_layer_with_prompt_us
+        For each layer of a step with a prompt's chunk, whose attention the host launches (piecewise CUDA graphs).
+
+    The last two are for step models without measurements of their own: profiles have these parts measured.
     """
 
     per_step_us: float = 0.0
     per_request_us: float = 0.0
     per_1000_logits_us: float = 0.0
+    per_layer_with_prompt_us: float = 0.0
 
     def of_requests_ns(self, num_requests: int) -> float:
         """Return the overhead of a step with ``num_requests`` requests, in nanoseconds."""
@@ -39,16 +44,18 @@ NO_HOST_OVERHEAD = HostOverhead()
 
 HOSTS = {
     "vllm-0.15": HostOverhead(per_step_us=146.0),
-    "vllm-0.19": HostOverhead(per_step_us=500.0, per_request_us=5.0),
+    "vllm-0.19": HostOverhead(per_step_us=500.0, per_request_us=5.0, per_layer_with_prompt_us=125.0),
     "mlenergy": HostOverhead(per_step_us=969.0, per_1000_logits_us=0.319),
 }
 """Host overheads by server.
 
-``vllm-0.15``: asynchronous scheduling, greedy sampling, fitted to `reference/vllm-0.15-h100`. ``vllm-0.19``: fitted to
-two runs on RTX PRO 6000 with measured profiles. ``mlenergy``: an unknown version and sampling with top-k or top-p, which
-sorts the vocabulary; fitted to `reference/mlenergy`.
+``vllm-0.15``: asynchronous scheduling, greedy sampling; fitted to ``reference/vllm-0.15-h100``.
+``vllm-0.19``: fitted to two runs on RTX PRO 6000 with measured profiles, whose launches of prompts these are too.
+``mlenergy``: an unknown version, and sampling that sorts the vocabulary; fitted to ``reference/mlenergy``.
 """
 
 VLLM_FRONT_END_US = 7630.0
-"""From an HTTP client to the engine and back, per request, beside the steps: server, tokenisation, network, streaming of
-the first token. Fitted to the runs of vLLM 0.15, as ``vllm-0.15``; it delays a request and takes nothing from others."""
+"""From an HTTP client to the engine and back, per request, beside the steps: server, tokenisation, network, streaming.
+
+Fitted with ``vllm-0.15``. It delays a request and takes nothing from the others: these processes run beside the engine.
+"""

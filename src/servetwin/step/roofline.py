@@ -169,8 +169,14 @@ class RooflineStepModel(StepModelBase):
                 total += kind.chunk_ns(new, context)
         if n:
             for root in self._decodes[n].roots:
-                total += root.of(shape.decode_kv_tokens)
-        return round(max(total, self._floor_ns) + self.host.of_step_ns(shape)) or 1
+                total += root.of(shape.decode_kv_tokens, self.efficiency.mixed_bandwidth)
+        return round(max(total, self._floor_ns) + self._host_ns(shape)) or 1
+
+    def _host_ns(self, shape: StepShape) -> float:
+        launches_us = (
+            self.host.per_layer_with_prompt_us * self.architecture.num_hidden_layers if shape.prefills else 0.0
+        )
+        return self.host.of_step_ns(shape) + launches_us * NS_PER_US
 
     def _flat_ns(self, shape: StepShape) -> float:
         total = self._tokens_ns[self._padded(shape.num_tokens)] + self._sequences_ns[shape.num_sequences]
@@ -212,13 +218,14 @@ class RooflineStepModel(StepModelBase):
         n = shape.num_decodes
         parts["attention_launch"] = self._prefill_fixed_ns if shape.prefills else self._decode_fixed_ns
         roots = self._decodes[n].roots if n else ()
-        parts["attention_decode"] = sum(root.of(shape.decode_kv_tokens) for root in roots)
+        share = self.efficiency.mixed_bandwidth if shape.prefills else 1.0
+        parts["attention_decode"] = sum(root.of(shape.decode_kv_tokens, share) for root in roots)
         parts["attention_prefill"] = sum(
             kind.chunk_ns(new, context) for new, context in shape.prefills for kind in self._prefill_kinds
         )
         parts["sampler"] = float(self._sampler_ns(np.array([float(shape.num_sequences)]))[0])
         parts["launches"] = max(0.0, self._floor_ns - sum(parts.values()))
-        parts["host"] = self.host.of_step_ns(shape)
+        parts["host"] = self._host_ns(shape)
         return parts
 
     def work(self, shape: StepShape) -> Mapping[str, Work]:
@@ -341,7 +348,7 @@ def _check_formats(device: Device, architecture: ModelArchitecture, ops: Sequenc
             except InputError as error:
                 raise InputError(
                     f"{error}. {architecture.name} computes its {op.weights.name} products in "
-                    f"{op.weights.activations}; take the model in {architecture.dtype}, or with weight-only quantisation"
+                    f"{op.weights.activations}; take it in {architecture.dtype}, or with weight-only quantisation"
                 ) from None
 
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from servetwin.calibrate.roofline.run_fit import DEVICE, RunCoefficients
+from servetwin.calibrate.roofline.run_fit import DEVICE, RunCoefficients, step_model
 from servetwin.calibrate.roofline.vllm_runs import Stage
 from servetwin.scenario.run import simulate
 
+WARM_UP_S = 30.0
+"""Simulated first, at the first stage's rate, and not counted: prompts of the first round are not cached."""
+
 STAGE_S = 60.0
-"""How long each stage is simulated: steady after a few seconds, and the first round of uncached prompts is short."""
+"""How long each stage is simulated; measured ones last ten or twenty minutes."""
 
 
 def scenario_of(stages: Sequence[Stage], coefficients: RunCoefficients) -> dict[str, Any]:
     """Return an experiment as a scenario: its prompts, its stages, its server."""
     first = stages[0]
-    rounds = {"stages": [{"rate_per_s": stage.rate_per_s, "duration_s": STAGE_S} for stage in stages]}
-    host = {"per_step_us": coefficients.host.per_step_us, "per_request_us": coefficients.host.per_request_us}
+    loads = [(first.rate_per_s, WARM_UP_S), *((stage.rate_per_s, STAGE_S) for stage in stages)]
+    rounds = {"stages": [{"rate_per_s": rate, "duration_s": seconds} for rate, seconds in loads]}
     return {
         "model": first.model,
         "workload": {
@@ -45,7 +47,7 @@ def scenario_of(stages: Sequence[Stage], coefficients: RunCoefficients) -> dict[
                     "max_num_batched_tokens": first.max_num_batched_tokens,
                     "tensor_parallel_size": first.tensor_parallel_size,
                 },
-                "step": {"model": "roofline", "host": host, "efficiency": asdict(coefficients.efficiency)},
+                "step": {"model": step_model(first.model, first.tensor_parallel_size, coefficients)},
             }
         ],
     }
@@ -61,7 +63,7 @@ def simulated_means(stages: Sequence[Stage], coefficients: RunCoefficients) -> N
     arrival, first, finish = (
         np.asarray(result.requests[name], dtype=np.float64) for name in ("arrival_s", "first_token_s", "finish_s")
     )
-    stage = np.minimum(arrival // STAGE_S, len(stages) - 1).astype(int)
+    stage = np.minimum((arrival - WARM_UP_S) // STAGE_S, len(stages) - 1).astype(int)
     means = []
     for i, measured in enumerate(stages):
         mine = stage == i
