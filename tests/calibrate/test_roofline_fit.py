@@ -1,4 +1,4 @@
-"""The roofline's calibration: closed forms against simulation, fits that find what was put in, the published targets."""
+"""The roofline's calibration: closed forms against simulation, fits that find what was put in, targets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ H100 = load_device("H100-SXM")
 
 
 def test_little_s_law_holds_in_the_closed_form() -> None:
-    """With steps of 10 ms, 2 requests a second and 100 tokens each, 2 requests decode; a first token takes 2.5 steps."""
+    """With steps of 10 ms, 2 requests a second of 100 tokens each, 2 decode; a first token takes 2.5 steps."""
     model = FixedLatency(10_000_000)
     state = steady_state(model, SteadyLoad(2.0, 16, 500, 100), front_end_s=0.003, max_num_seqs=128)
     assert state.inter_token_s == pytest.approx(0.01)

@@ -286,7 +286,8 @@ class RooflineStepModel(StepModelBase):
         """Return the tokens of the CUDA graph that runs the step; as many where none is large enough."""
         if self.enforce_eager or tokens > CAPTURED_SIZES[-1]:
             return tokens
-        return CAPTURED_SIZES[bisect_left(CAPTURED_SIZES, tokens)]
+        size: int = CAPTURED_SIZES[bisect_left(CAPTURED_SIZES, tokens)]
+        return size
 
     def _of(self, items: Items, rows: Numbers) -> Numbers:
         """Return the time of all operators that are applied to ``items``, for each number of rows."""
