@@ -62,7 +62,7 @@ def vllm_015_runs(reference: Path) -> list[CaseResult]:
     ]
     remarks = [
         "Errors of means over a run. Fitted on the nine runs of dense models: the cost per layer, the share of "
-        "bandwidth of products, that of the link, the host per step, the front end; all else comes from operator tables. "
+        "bandwidth of products, that of the link, the host per step, the front end; the rest comes from operator tables. "
         "Mixtral's experts come from the tables alone.",
         "By the closed form: steady batches, cached prompts, 2.5 steps to the first token (asynchronous scheduling).",
     ]
@@ -106,8 +106,8 @@ def vllm_015_simulated(reference: Path) -> list[CaseResult]:
             for metric, real, ours in zip(vllm_runs.METRICS, measured, simulated, strict=True)
         ]
     remark = (
-        "The same coefficients in a simulation: they test the step model, and agree with the closed form. The engine "
-        "plans synchronously; one mean step is added to the first token's time for asynchronous scheduling."
+        "The same coefficients in a simulation, with asynchronous scheduling, after a warm-up that fills the prefix "
+        "cache: it agrees with the closed form."
     )
     return [CaseResult("vLLM 0.15 on H100, roofline, simulated", checks, [remark])]
 

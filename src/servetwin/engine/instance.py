@@ -59,6 +59,7 @@ class Instance:
         "_deaf",
         "_ends_ns",
         "_keeps_extremes",
+        "_known_ns",
         "_planned_steps",
         "_preemptions_since_token",
         "_run_limit",
@@ -142,6 +143,7 @@ class Instance:
         self._skipping = skipping
         self._run_limit = FIRST_RUN_STEPS
         self._start_ns = 0
+        self._known_ns = 0
         self._ends_ns: Sequence[int] = ()
         self._planned_steps = 0
         self._deaf = False
@@ -207,12 +209,15 @@ class Instance:
         horizon_ns
             When something may cut a run; a run need not reach beyond the first boundary after that.
         """
+        self._known_ns = self._last_start_ns(now_ns)
         self._start_ns = now_ns
         while True:
             policy = self._schedule(now_ns)
             if self.decoding or self.chunks:
                 break
-            if not self.preempted:
+            if not self.preempted and self._known_ns < now_ns:
+                self._known_ns = now_ns  # nothing runs any more: there is nothing to plan ahead of
+            elif not self.preempted:
                 self._fall_idle(now_ns)
                 return None
         spent = self.budget <= 0 and policy.decode == "first"
@@ -221,6 +226,12 @@ class Instance:
         self.busy = True
         self.next_event_ns = self._ends_ns[-1]
         return self.next_event_ns
+
+    def _last_start_ns(self, now_ns: int) -> int:
+        """Return until when requests must have come to enter: the start of the last step where this was planned then."""
+        if not self.settings.async_scheduling or not self._ends_ns:
+            return now_ns
+        return self._ends_ns[-2] if len(self._ends_ns) > 1 else self._start_ns
 
     def _schedule(self, now_ns: int) -> StepPolicy:
         self.preempted = False
@@ -310,6 +321,8 @@ class Instance:
         seats = settings.max_num_seqs - len(self.running)
         while waiting and budget > 0 and seats > 0:
             request = waiting[0]
+            if request.arrival_ns > self._known_ns:
+                break
             hits = cache.lookup(request) if caching else ()
             found = len(hits) * self.block_size
             tokens = request.known_tokens - found
@@ -370,7 +383,8 @@ class Instance:
         """Return how many steps the present batch could run unchanged (at least 1)."""
         if self.preempted:
             return 1
-        if self.waiting and not self._deaf and self.settings.enable_prefix_caching:
+        looks_again = self.settings.enable_prefix_caching or self.settings.async_scheduling
+        if self.waiting and not self._deaf and looks_again:
             return 1
         steps = min(self._run_limit, self.cohort.rounds_to_finish())
         free = self.cache.free_blocks
