@@ -62,7 +62,7 @@ def vllm_015_runs(reference: Path) -> list[CaseResult]:
     ]
     remarks = [
         "Errors of means over a run. Fitted on the nine runs of dense models: the cost per layer, the share of "
-        "bandwidth of products, that of the link, the host per step, the front end; the rest comes from operator tables. "
+        "bandwidth of products, that of the link, the host per step, the front end; the rest is from operator tables. "
         "Mixtral's experts come from the tables alone.",
         "By the closed form: steady batches, cached prompts, 2.5 steps to the first token (asynchronous scheduling).",
     ]

@@ -228,7 +228,7 @@ class Instance:
         return self.next_event_ns
 
     def _last_start_ns(self, now_ns: int) -> int:
-        """Return until when requests must have come to enter: the start of the last step where this was planned then."""
+        """Return until when requests must have come to enter: the last step's start, where this one is planned then."""
         if not self.settings.async_scheduling or not self._ends_ns:
             return now_ns
         return self._ends_ns[-2] if len(self._ends_ns) > 1 else self._start_ns
