@@ -43,6 +43,11 @@ DEFAULT_HOST_OVERHEAD = HOSTS["vllm-0.19"]
 CAPTURED_SIZES = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
 """Numbers of tokens for which vLLM records CUDA graphs; a step is padded to the next of them."""
 
+PADDED: tuple[int, ...] = tuple(
+    CAPTURED_SIZES[bisect_left(CAPTURED_SIZES, tokens)] for tokens in range(CAPTURED_SIZES[-1] + 1)
+)
+"""The recorded size for each number of tokens."""
+
 SAMPLER_BYTES_PER_LOGIT = 10
 """The sampler reads each logit in 16 bits, writes it in fp32, and reads that once to find the token."""
 
@@ -142,6 +147,8 @@ class RooflineStepModel(StepModelBase):
         layers = self.architecture.num_hidden_layers
         efficiency = self.efficiency
         decode_us = efficiency.decode_us
+        self._mixed_share = efficiency.mixed_bandwidth
+        self._prompt_launches_ns = self.host.per_layer_with_prompt_us * layers * NS_PER_US
         self._decode_fixed_ns = layers * (efficiency.layer_us + decode_us) * NS_PER_US
         self._prefill_fixed_ns = layers * (efficiency.layer_us + max(efficiency.prefill_us, decode_us)) * NS_PER_US
         self._tokens_ns = self._row_times("tokens")
@@ -168,18 +175,23 @@ class RooflineStepModel(StepModelBase):
             for kind in self._prefill_kinds:
                 total += kind.chunk_ns(new, context)
         if n:
+            tokens, share = shape.decode_kv_tokens, self._mixed_share
             for root in self._decodes[n].roots:
-                total += root.of(shape.decode_kv_tokens, self.efficiency.mixed_bandwidth)
-        return round(max(total, self._floor_ns) + self._host_ns(shape)) or 1
+                total += root.of(tokens, share)
+        if total < self._floor_ns:
+            total = self._floor_ns
+        return round(total + self._host_ns(shape)) or 1
 
     def _host_ns(self, shape: StepShape) -> float:
-        launches_us = (
-            self.host.per_layer_with_prompt_us * self.architecture.num_hidden_layers if shape.prefills else 0.0
-        )
-        return self.host.of_step_ns(shape) + launches_us * NS_PER_US
+        sequences = shape.num_decodes + len(shape.prefills)
+        return self.host.of_requests_ns(sequences) + (self._prompt_launches_ns if shape.prefills else 0.0)
 
     def _flat_ns(self, shape: StepShape) -> float:
-        total = self._tokens_ns[self._padded(shape.num_tokens)] + self._sequences_ns[shape.num_sequences]
+        tokens = sequences = shape.num_decodes
+        for new, _ in shape.prefills:
+            tokens += new
+            sequences += 1
+        total = self._tokens_ns[self._padded(tokens)] + self._sequences_ns[sequences]
         if self._splits_phases:
             applied = counts(shape)
             total += self._decode_tokens_ns[applied["decode_tokens"]]
@@ -286,8 +298,7 @@ class RooflineStepModel(StepModelBase):
         """Return the tokens of the CUDA graph that runs the step; as many where none is large enough."""
         if self.enforce_eager or tokens > CAPTURED_SIZES[-1]:
             return tokens
-        size: int = CAPTURED_SIZES[bisect_left(CAPTURED_SIZES, tokens)]
-        return size
+        return PADDED[tokens]
 
     def _of(self, items: Items, rows: Numbers) -> Numbers:
         """Return the time of all operators that are applied to ``items``, for each number of rows."""
