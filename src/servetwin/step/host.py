@@ -20,16 +20,13 @@ class HostOverhead:
         For each request in the step.
     per_1000_logits_us
         Sampling: for 1,000 logits (requests x vocabulary), beside moving them once; 0 for greedy sampling.
-    per_layer_with_prompt_us
-        For each layer of a step with a prompt's chunk, whose attention the host launches (piecewise CUDA graphs).
 
-    The last two are for step models without measurements of their own: profiles have these parts measured.
+    The last is for step models without measurements of their own: profiles have the sampler measured.
     """
 
     per_step_us: float = 0.0
     per_request_us: float = 0.0
     per_1000_logits_us: float = 0.0
-    per_layer_with_prompt_us: float = 0.0
 
     def of_requests_ns(self, num_requests: int) -> float:
         """Return the overhead of a step with ``num_requests`` requests, in nanoseconds."""
@@ -44,13 +41,13 @@ NO_HOST_OVERHEAD = HostOverhead()
 
 HOSTS = {
     "vllm-0.15": HostOverhead(per_step_us=146.0),
-    "vllm-0.19": HostOverhead(per_step_us=500.0, per_request_us=5.0, per_layer_with_prompt_us=125.0),
+    "vllm-0.19": HostOverhead(per_step_us=500.0, per_request_us=5.0),
     "mlenergy": HostOverhead(per_step_us=969.0, per_1000_logits_us=0.319),
 }
 """Host overheads by server.
 
 ``vllm-0.15``: asynchronous scheduling, greedy sampling; fitted to ``reference/vllm-0.15-h100``.
-``vllm-0.19``: fitted to two runs on RTX PRO 6000 with measured profiles, whose launches of prompts these are too.
+``vllm-0.19``: fitted to two runs on RTX PRO 6000 with measured profiles.
 ``mlenergy``: an unknown version, and sampling that sorts the vocabulary; fitted to ``reference/mlenergy``.
 """
 
