@@ -13,6 +13,16 @@ def test_first_token_comes_when_the_step_that_ends_the_prefill_ends() -> None:
     assert steps_of(run(requests((0, 8, 3)), instance())) == [[1, 2, 3]]
 
 
+def test_asynchronous_scheduling_plans_a_step_ahead() -> None:
+    """Who comes during the second step misses the third, which is planned already; an idle engine begins at once."""
+    synchronous, ahead = instance(), instance(async_scheduling=True)
+    late = requests((0, 8, 9), (15, 8, 1))
+    assert steps_of(run(late, synchronous))[1] == [3]
+    assert steps_of(run(late, ahead))[1] == [4]
+    assert steps_of(run(requests((0, 8, 2), (15, 8, 1)), ahead)) == [[1, 2], [3]]
+    assert steps_of(run(requests((0, 8, 2), (40, 8, 1)), ahead)) == [[1, 2], [5]]
+
+
 def test_chunked_prefill_spends_the_budget() -> None:
     """A prompt of 10 with a budget of 4 takes three steps; the next prompt uses what the last chunk leaves."""
     outcome = run(requests((0, 10, 1), (0, 2, 1)), instance(max_num_batched_tokens=4))

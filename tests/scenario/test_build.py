@@ -143,7 +143,7 @@ def test_max_model_len(engine: dict[str, Any], length: int) -> None:
         ({"step": {"model": "fixed", "host": {"per_step_us": 1}}}, "the step model 'fixed' has no host"),
         ({"step": {"model": "affine", "path": "x"}}, "the step model 'affine' has no path"),
         ({"step": {"model": "fixed", "step_ns": "1"}}, r"cluster\.chat\.step\.step_ns: given '1'"),
-        ({"step": {"efficiency": {"matrix_compute": 1.5}}}, "matrix_compute must be above 0 and at most 1, got 1.5"),
+        ({"step": {"efficiency": {"matrix_compute": 1.5}}}, "matrix_compute must be from 0.05 to 1, got 1.5"),
         ({"step": {"efficiency": {"matrix": 1.5}}}, "unknown efficiency 'matrix'; did you mean"),
     ],
 )

@@ -22,7 +22,7 @@ VALID: dict[str, Any] = {
             "replicas": 2,
             "hardware": {"device": "H100-SXM", "count": 1, "link": {"bandwidth_gb_per_s": 16.0}},
             "engine": {"kind": "vllm", "max_num_seqs": 8, "block_size": 16, "num_gpu_blocks_override": 50},
-            "step": {"model": "roofline", "host": {"per_step_us": 5.0}, "efficiency": {"kernel_us": 1.0}},
+            "step": {"model": "roofline", "host": {"per_step_us": 5.0}, "efficiency": {"matrix_us": 1.0}},
         }
     ],
     "router": {"policy": "prefix_aware", "staleness_s": 0.0, "imbalance": 4},

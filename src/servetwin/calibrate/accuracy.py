@@ -9,9 +9,18 @@ from pathlib import Path
 from servetwin.calibrate.case import Case, CaseResult, Check
 from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
 from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted
+from servetwin.calibrate.roofline_cases import ROOFLINE_CASES
 from servetwin.core.errors import InputError
 
-CASES: tuple[Case, ...] = (lss_summaries, bench_defaults, bench_fits, throughput_cases, kv_case, predicted)
+CASES: tuple[Case, ...] = (
+    lss_summaries,
+    bench_defaults,
+    bench_fits,
+    throughput_cases,
+    kv_case,
+    predicted,
+    *ROOFLINE_CASES,
+)
 
 PAGE = Path("docs/accuracy.md")
 

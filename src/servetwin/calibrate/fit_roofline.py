@@ -3,7 +3,8 @@
 1. Per family of devices, the coefficients of kernels, to the operator tables of ``aiconfigurator-core`` 0.12.
 2. On H100, what only runs show (cost per layer, host, front end), to the dense models of ``reference/vllm-0.15-h100``;
    other families take the cost per layer and the share of links from there.
-3. The host of another server, to ``reference/mlenergy``; its kernels are those of step 2.
+3. The share of bandwidth of decodes beside a prompt, to ``reference/llmservingsim``'s profiles of an RTX PRO 6000.
+4. The host of another server, to ``reference/mlenergy``; its kernels are those of step 2.
 
 Deterministic: the same data give the same files.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from servetwin.calibrate.accuracy import reference_folder
 from servetwin.calibrate.roofline.kernel_fit import KernelErrors, fit_family
+from servetwin.calibrate.roofline.mixed_fit import fit_mixed
 from servetwin.calibrate.roofline.mlenergy_runs import read_rows
 from servetwin.calibrate.roofline.run_fit import RunCoefficients, fit_mlenergy_rows, fit_vllm_runs
 from servetwin.calibrate.roofline.tables import TABLES_VARIABLE, tables_folder
@@ -42,6 +44,11 @@ WITHOUT_SCALE_UP = ("ada", "blackwell_rtx")
 """Their devices talk over PCIe, for which the link's class states what messages reach: all of it counts."""
 
 TABLES_SOURCE = "operator tables of aiconfigurator-core 0.12.0 (PyPI, Apache-2.0), vLLM, systems: "
+MIXED_FAMILY = "blackwell_rtx"
+FLASH_ATTENTION_2 = ("ada", "ampere", "blackwell_rtx")
+"""Their attention over batches of decodes and prompts is FlashAttention 2, which is slow at it."""
+
+MIXED_SOURCE = "mixed_bandwidth: LLMServingSim's measured attention on RTX PRO 6000"
 RUNS_SOURCE = "12 runs of vLLM 0.15.1 on H100, dense models (inference-sim/training)"
 
 
@@ -72,6 +79,10 @@ def fit_all(folder: Path, reference: Path, families: Sequence[str]) -> dict[str,
         found[RUNS_FAMILY] = runs.efficiency
     for family in set(WITHOUT_SCALE_UP) & set(found):
         found[family] = found[family].changed({"collective_bandwidth": 1.0})
+    if MIXED_FAMILY in found:
+        share = fit_mixed(reference, found[MIXED_FAMILY])
+        for family in set(FLASH_ATTENTION_2) & set(found):
+            found[family] = found[family].changed({"mixed_bandwidth": share})
     return found
 
 
@@ -88,7 +99,8 @@ def fit_runs(reference: Path, kernels: Efficiency) -> RunCoefficients:
 def fitted_on(family: str) -> list[str]:
     """Return the data that a family's coefficients come from."""
     runs = RUNS_SOURCE if family == RUNS_FAMILY else f"{', '.join(FROM_RUNS)}: {RUNS_SOURCE}"
-    return [TABLES_SOURCE + ", ".join(FAMILIES[family]), runs]
+    mixed = [MIXED_SOURCE] if family in FLASH_ATTENTION_2 else []
+    return [TABLES_SOURCE + ", ".join(FAMILIES[family]), runs, *mixed]
 
 
 def write_efficiency(path: Path, efficiency: Efficiency, sources: Sequence[str]) -> None:

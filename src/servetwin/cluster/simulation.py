@@ -283,7 +283,7 @@ class _Loop:
             return
         priority = int(w.priority[row]) if w.priority is not None else 0
         key = (now_ns, row) if instance.fifo else instance.order_key(row, now_ns, priority, prompt_tokens)
-        request = Request(row, key, prompt_tokens, output_tokens)
+        request = Request(row, key, prompt_tokens, output_tokens, now_ns)
         if instance.settings.enable_prefix_caching:
             request.keys = self.contents.block_keys(row, instance.settings.block_size)
         instance.waiting.push(request)

@@ -30,6 +30,8 @@ class EngineSettings:
     idle_poll_ns
         While no instance computes, arrivals are noticed only at multiples of this after the last one fell idle (LSS:
         1 ms); 0: at once.
+    async_scheduling
+        A step is planned when the one before it starts: a request that comes later enters one step later.
     """
 
     num_blocks: int
@@ -42,6 +44,7 @@ class EngineSettings:
     scheduler_reserve_full_isl: bool = True
     enable_prefix_caching: bool = True
     idle_poll_ns: int = 0
+    async_scheduling: bool = False
 
 
 @dataclass(slots=True)

@@ -57,6 +57,7 @@ class Instance:
         "_admissions",
         "_deaf",
         "_keeps_extremes",
+        "_known_ns",
         "_preemptions_since_token",
         "_skipping",
         "batch_started",
@@ -144,6 +145,7 @@ class Instance:
         self._skipping = skipping
         self.run_limit = FIRST_RUN_STEPS
         self.start_ns = 0
+        self._known_ns = 0
         self.ends_ns: Sequence[int] = ()
         self.planned_steps = 0
         self.policy: StepPolicy | None = None
@@ -213,12 +215,15 @@ class Instance:
         horizon_ns
             When something may cut a run; a run need not reach beyond the first boundary after that.
         """
+        self._known_ns = self._last_start_ns(now_ns)
         self.start_ns = now_ns
         while True:
             policy = self._schedule(now_ns)
             if self.decoding or self.chunks:
                 break
-            if not self.preempted:
+            if not self.preempted and self._known_ns < now_ns:
+                self._known_ns = now_ns  # nothing runs any more: there is nothing to plan ahead of
+            elif not self.preempted:
                 self._fall_idle(now_ns)
                 return None
         spent = self.budget <= 0 and policy.decode == "first"
@@ -234,6 +239,12 @@ class Instance:
         self.busy = True
         self.next_event_ns = self.ends_ns[-1]
         return self.next_event_ns
+
+    def _last_start_ns(self, now_ns: int) -> int:
+        """Return until when requests must have come to enter: the last step's start, where this one is planned then."""
+        if not self.settings.async_scheduling or not self.ends_ns:
+            return now_ns
+        return self.ends_ns[-2] if len(self.ends_ns) > 1 else self.start_ns
 
     def _schedule(self, now_ns: int) -> StepPolicy:
         self.preempted = False
@@ -326,6 +337,8 @@ class Instance:
         seats = settings.max_num_seqs - len(self.running)
         while waiting and budget > 0 and seats > 0:
             request = waiting[0]
+            if request.arrival_ns > self._known_ns:
+                break
             hits = cache.lookup(request) if caching else ()
             found = len(hits) * self.block_size
             tokens = request.known_tokens - found

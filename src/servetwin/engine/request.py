@@ -18,6 +18,8 @@ class Request:
 
     Attributes
     ----------
+    arrival_ns
+        When it came to the instance.
     order_key
         Place in the waiting queue, smallest first.
     known_tokens
@@ -40,6 +42,7 @@ class Request:
 
     __slots__ = (
         "admission",
+        "arrival_ns",
         "base",
         "blocks",
         "computed_tokens",
@@ -57,8 +60,11 @@ class Request:
         "start_round",
     )
 
-    def __init__(self, row: int, order_key: tuple[int, ...], prompt_tokens: int, output_tokens: int) -> None:
+    def __init__(
+        self, row: int, order_key: tuple[int, ...], prompt_tokens: int, output_tokens: int, arrival_ns: int = 0
+    ) -> None:
         self.row = row
+        self.arrival_ns = arrival_ns
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.order_key = order_key

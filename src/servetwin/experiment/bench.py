@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 REFERENCE_HEAP_PER_S = 1_800_000
-NEAR_SATURATION_PER_S = 65.0
-"""Arrivals per second and instance: 96 % of what one H100 serves of these requests with the roofline (67.5).
+NEAR_SATURATION_PER_S = 56.0
+"""Arrivals per second and instance: 96 % of what one H100 serves of these requests with the roofline (58.5).
 
 With the measured profile of an RTX PRO 6000 it is 25 (of 26.0)."""
 

@@ -153,6 +153,7 @@ def _settings(replica: Replica) -> EngineSettings:
         scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,
         enable_prefix_caching=engine.enable_prefix_caching,
         idle_poll_ns=us_to_ns(engine.idle_poll_us),
+        async_scheduling=engine.async_scheduling,
     )
 
 

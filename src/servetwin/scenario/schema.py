@@ -120,6 +120,11 @@ class EngineOptions(Options):
     kv_cache_dtype: Literal["auto", "bfloat16", "float16", "float32", "fp8"] = Field(
         "auto", description="Type of the KV cache; auto: dtype."
     )
+    async_scheduling: bool = Field(
+        False,
+        description="Plan a step while the one before runs (vLLM's own default from 0.14 on): a request that comes "
+        "later enters one step later, and the roofline's own host overhead is smaller, hidden behind the step.",
+    )
     idle_poll_us: Microseconds = Field(
         0.0, description="An idle engine sees an arrival only at multiples of this after it fell idle; 0: at once."
     )

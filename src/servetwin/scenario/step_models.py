@@ -16,7 +16,7 @@ from servetwin.network.base import Collectives, collectives
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.step.base import StepModel, step_models
-from servetwin.step.host import NO_HOST_OVERHEAD, HostOverhead
+from servetwin.step.host import HOSTS, NO_HOST_OVERHEAD, HostOverhead
 
 __all__ = ["CONTEXT", "build_step_model", "step_models"]
 
@@ -93,4 +93,6 @@ def _host(replica: Replica, factory: Callable[..., StepModel]) -> HostOverhead |
     if not given and default is None:
         return None
     own = default if isinstance(default, HostOverhead) else NO_HOST_OVERHEAD
+    if default is HOSTS["vllm-0.19"] and replica.engine.async_scheduling:
+        own = HOSTS["vllm-0.15"]
     return replace(own, **given)

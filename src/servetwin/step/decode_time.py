@@ -20,9 +20,9 @@ class Root(NamedTuple):
     offset: float
     cap: float
 
-    def of(self, tokens: int) -> float:
-        """Return the value for ``tokens`` tokens."""
-        data = self.slope * (tokens if tokens < self.cap else self.cap) + self.offset
+    def of(self, tokens: int, share: float = 1.0) -> float:
+        """Return the value for ``tokens`` tokens, at a share of the bandwidth."""
+        data = (self.slope * (tokens if tokens < self.cap else self.cap) + self.offset) / share
         return sqrt(self.square + data * data)
 
 

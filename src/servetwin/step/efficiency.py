@@ -21,11 +21,11 @@ GENERIC = "generic"
 
 
 def _share(default: float, meaning: str) -> float:
-    return field(default=default, metadata={"unit": "share", "low": 0.05, "high": 1.0, "meaning": meaning})  # type: ignore[no-any-return]
+    return field(default=default, metadata={"unit": "share", "low": 0.05, "high": 1.0, "meaning": meaning})
 
 
 def _us(default: float, high: float, meaning: str) -> float:
-    return field(default=default, metadata={"unit": "us", "low": 0.0, "high": high, "meaning": meaning})  # type: ignore[no-any-return]
+    return field(default=default, metadata={"unit": "us", "low": 0.0, "high": high, "meaning": meaning})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Efficiency:
     quantized_compute: float = _share(0.55, "The same: share of the peak.")
     quantized_bandwidth: float = _share(0.7, "The same: share of the bandwidth.")
     experts_us: float = _us(10.0, 200, "Product of the routed experts, with sorting of its rows: fixed cost.")
+    expert_us: float = _us(0.1, 20, "The same: for each expert that gets a row.")
     experts_compute: float = _share(0.6, "Product of the routed experts: share of the peak.")
     experts_bandwidth: float = _share(0.8, "Product of the routed experts: share of the bandwidth.")
     prefill_us: float = _us(10.0, 100, "Attention over a prompt chunk: fixed cost per layer.")
@@ -54,6 +55,9 @@ class Efficiency:
     decode_item_us: float = _us(3.0, 50, "The same: per sequence and KV head that a multiprocessor works on.")
     decode_bandwidth: float = _share(0.85, "The same: share of the bandwidth.")
     decode_fp8_bandwidth: float = _share(0.8, "The same with a KV cache of 8 bits, which is expanded on the way.")
+    mixed_bandwidth: float = _share(
+        1.0, "Attention of decodes beside a prompt's chunk: share of what they reach alone."
+    )
     element_us: float = _us(2.0, 50, "Elementwise kernel (norm, activation, rotary embedding): fixed cost.")
     layer_us: float = _us(15.0, 200, "Per layer: gaps between kernels, KV writes, what else tables of kernels miss.")
     collective_bandwidth: float = _share(0.4, "Collective: share of the link's bandwidth.")

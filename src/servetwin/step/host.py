@@ -20,6 +20,8 @@ class HostOverhead:
         For each request in the step.
     per_1000_logits_us
         Sampling: for 1,000 logits (requests x vocabulary), beside moving them once; 0 for greedy sampling.
+
+    The last is for step models without measurements of their own: profiles have the sampler measured.
     """
 
     per_step_us: float = 0.0
@@ -38,13 +40,19 @@ class HostOverhead:
 NO_HOST_OVERHEAD = HostOverhead()
 
 HOSTS = {
-    "vllm-0.15": HostOverhead(per_step_us=183.0),
+    "vllm-0.15": HostOverhead(per_step_us=146.0),
     "vllm-0.19": HostOverhead(per_step_us=500.0, per_request_us=5.0),
-    "mlenergy": HostOverhead(per_step_us=1025.0, per_1000_logits_us=0.37),
+    "mlenergy": HostOverhead(per_step_us=969.0, per_1000_logits_us=0.319),
 }
 """Host overheads by server.
 
-``vllm-0.15``: asynchronous scheduling, greedy sampling, fitted to `reference/vllm-0.15-h100`. ``vllm-0.19``: fitted to
-two runs on RTX PRO 6000 with measured profiles. ``mlenergy``: an unknown version and sampling with top-k or top-p, which
-sorts the vocabulary; fitted to `reference/mlenergy`.
+``vllm-0.15``: asynchronous scheduling, greedy sampling; fitted to ``reference/vllm-0.15-h100``.
+``vllm-0.19``: fitted to two runs on RTX PRO 6000 with measured profiles.
+``mlenergy``: an unknown version, and sampling that sorts the vocabulary; fitted to ``reference/mlenergy``.
+"""
+
+VLLM_FRONT_END_US = 7630.0
+"""From an HTTP client to the engine and back, per request, beside the steps: server, tokenisation, network, streaming.
+
+Fitted with ``vllm-0.15``. It delays a request and takes nothing from the others: these processes run beside the engine.
 """

@@ -149,7 +149,7 @@ class Kernels:
         peak = self._peak(op.weights.activations) * coefficients.experts_compute
         compute_ns = tiled_flops(each, op.n, op.k, active, self.device.multiprocessors) / peak * NS_PER_S
         moved = active * op.expert_bytes + rows * (op.n + op.k) * op.activation_bytes
-        times = coefficients.experts_us * NS_PER_US + mix(
+        times = (coefficients.experts_us + coefficients.expert_us * active) * NS_PER_US + mix(
             compute_ns, self._bytes_ns(moved, coefficients.experts_bandwidth)
         )
         return np.where(tokens > 0, times, 0.0)
@@ -162,7 +162,9 @@ class Kernels:
 
     def decode_attention(self, op: AttentionKernel) -> DecodeAttention:
         """Return what attention costs when ``op.count`` layers decode."""
-        narrow = op.kv_bytes_per_token < op.num_kv_heads * op.head_dim * op.activation_bytes * (1 if op.kind == "mla" else 2)
+        narrow = op.kv_bytes_per_token < op.num_kv_heads * op.head_dim * op.activation_bytes * (
+            1 if op.kind == "mla" else 2
+        )
         share = self.efficiency.decode_fp8_bandwidth if narrow else self.efficiency.decode_bandwidth
         byte_ns = NS_PER_S / (self.device.memory_bandwidth_bytes_per_s * share)
         flop_ns = NS_PER_S / (self._peak(None) * self.efficiency.prefill_compute)

@@ -7,7 +7,6 @@ after another, so their times add up; where the host launches them one by one, t
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -42,6 +41,9 @@ DEFAULT_HOST_OVERHEAD = HOSTS["vllm-0.19"]
 
 CAPTURED_SIZES = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
 """Numbers of tokens for which vLLM records CUDA graphs; a step is padded to the next of them."""
+
+PADDED = np.array(CAPTURED_SIZES)[np.searchsorted(CAPTURED_SIZES, np.arange(CAPTURED_SIZES[-1] + 1))]
+"""The recorded size for each number of tokens."""
 
 SAMPLER_BYTES_PER_LOGIT = 10
 """The sampler reads each logit in 16 bits, writes it in fp32, and reads that once to find the token."""
@@ -142,9 +144,13 @@ class RooflineStepModel(StepModelBase):
         layers = self.architecture.num_hidden_layers
         efficiency = self.efficiency
         decode_us = efficiency.decode_us
+        self._mixed_share = efficiency.mixed_bandwidth
+        self._host_ns = RowTimes(
+            lambda rows: self.host.per_step_us * NS_PER_US + self.host.per_request_us * NS_PER_US * rows
+        )
         self._decode_fixed_ns = layers * (efficiency.layer_us + decode_us) * NS_PER_US
         self._prefill_fixed_ns = layers * (efficiency.layer_us + max(efficiency.prefill_us, decode_us)) * NS_PER_US
-        self._tokens_ns = self._row_times("tokens")
+        self._tokens_ns = RowTimes(lambda rows: self._of("tokens", self._padded(rows)))
         self._sequences_ns = RowTimes(lambda n: self._of("sequences", n) + self._sampler_ns(n))
         self._decode_tokens_ns = self._row_times("decode_tokens")
         self._prefill_tokens_ns = self._row_times("prefill_tokens")
@@ -163,23 +169,28 @@ class RooflineStepModel(StepModelBase):
         n = shape.num_decodes
         if not shape.prefills:
             return self._decodes[n].step_ns(shape.decode_kv_tokens)
-        total = self._prefill_fixed_ns + self._flat_ns(shape)
+        tokens = n
+        chunks_ns = 0.0
         for new, context in shape.prefills:
+            tokens += new
             for kind in self._prefill_kinds:
-                total += kind.chunk_ns(new, context)
+                chunks_ns += kind.chunk_ns(new, context)
+        sequences = n + len(shape.prefills)
+        total = self._prefill_fixed_ns + self._tokens_ns[tokens] + self._sequences_ns[sequences] + chunks_ns
+        if self._splits_phases:
+            total += self._phases_ns(shape)
         if n:
             for root in self._decodes[n].roots:
-                total += root.of(shape.decode_kv_tokens)
-        return round(max(total, self._floor_ns) + self.host.of_step_ns(shape)) or 1
+                total += root.of(shape.decode_kv_tokens, self._mixed_share)
+        if total < self._floor_ns:
+            total = self._floor_ns
+        return round(total + self._host_ns[sequences]) or 1
 
-    def _flat_ns(self, shape: StepShape) -> float:
-        total = self._tokens_ns[self._padded(shape.num_tokens)] + self._sequences_ns[shape.num_sequences]
-        if self._splits_phases:
-            applied = counts(shape)
-            total += self._decode_tokens_ns[applied["decode_tokens"]]
-            total += self._prefill_tokens_ns[applied["prefill_tokens"]]
-            total += self._prefill_kv_ns[applied["prefill_kv_tokens"]]
-        return total
+    def _phases_ns(self, shape: StepShape) -> float:
+        """Return the time of operators that only decodes or only prompts run (MLA)."""
+        applied = counts(shape)
+        times_ns = self._decode_tokens_ns[applied["decode_tokens"]] + self._prefill_tokens_ns[applied["prefill_tokens"]]
+        return times_ns + self._prefill_kv_ns[applied["prefill_kv_tokens"]]
 
     def _decode_time(self, n: int) -> DecodeTime:
         roots = tuple(
@@ -191,7 +202,9 @@ class RooflineStepModel(StepModelBase):
             )
             for kind in self._decode_kinds
         )
-        flat_ns = self._decode_fixed_ns + self._flat_ns(StepShape(n, 0))
+        flat_ns = self._decode_fixed_ns + self._tokens_ns[n] + self._sequences_ns[n]
+        if self._splits_phases:
+            flat_ns += self._phases_ns(StepShape(n, 0))
         return DecodeTime(flat_ns, self._floor_ns, self.host.of_requests_ns(n), roots)
 
     def decode_run_ns(self, shape: StepShape, max_steps: int, limit_ns: int) -> Sequence[int]:
@@ -207,12 +220,14 @@ class RooflineStepModel(StepModelBase):
             if isinstance(op, AttentionKernel):
                 continue
             name = op.kind if isinstance(op, Collective) and op.kind == "all_reduce" else op.name
-            rows = self._padded(applied["tokens"]) if op.applies_to == "tokens" else applied[op.applies_to]
-            parts[name] = parts.get(name, 0.0) + float(self._operator_ns(op, np.array([float(rows)]))[0])
+            rows = np.array([float(applied[op.applies_to])])
+            padded = self._padded(rows) if op.applies_to == "tokens" else rows
+            parts[name] = parts.get(name, 0.0) + float(self._operator_ns(op, padded)[0])
         n = shape.num_decodes
         parts["attention_launch"] = self._prefill_fixed_ns if shape.prefills else self._decode_fixed_ns
         roots = self._decodes[n].roots if n else ()
-        parts["attention_decode"] = sum(root.of(shape.decode_kv_tokens) for root in roots)
+        share = self.efficiency.mixed_bandwidth if shape.prefills else 1.0
+        parts["attention_decode"] = sum(root.of(shape.decode_kv_tokens, share) for root in roots)
         parts["attention_prefill"] = sum(
             kind.chunk_ns(new, context) for new, context in shape.prefills for kind in self._prefill_kinds
         )
@@ -275,11 +290,11 @@ class RooflineStepModel(StepModelBase):
             return self.efficiency.matrix_us if op.weights.is_plain else self.efficiency.quantized_us
         return self.efficiency.element_us
 
-    def _padded(self, tokens: int) -> int:
-        """Return the tokens of the CUDA graph that runs the step; as many where none is large enough."""
-        if self.enforce_eager or tokens > CAPTURED_SIZES[-1]:
-            return tokens
-        return CAPTURED_SIZES[bisect_left(CAPTURED_SIZES, tokens)]
+    def _padded(self, rows: Numbers) -> Numbers:
+        """Return the tokens of the CUDA graphs that run steps of so many; as many where none is large enough."""
+        if self.enforce_eager:
+            return rows
+        return np.where(rows <= CAPTURED_SIZES[-1], PADDED[np.minimum(rows, CAPTURED_SIZES[-1]).astype(int)], rows)
 
     def _of(self, items: Items, rows: Numbers) -> Numbers:
         """Return the time of all operators that are applied to ``items``, for each number of rows."""
@@ -341,7 +356,7 @@ def _check_formats(device: Device, architecture: ModelArchitecture, ops: Sequenc
             except InputError as error:
                 raise InputError(
                     f"{error}. {architecture.name} computes its {op.weights.name} products in "
-                    f"{op.weights.activations}; take the model in {architecture.dtype}, or with weight-only quantisation"
+                    f"{op.weights.activations}; take it in {architecture.dtype}, or with weight-only quantisation"
                 ) from None
 
 

@@ -166,6 +166,7 @@ def _instance(rng: np.random.Generator, number: int, longest: int) -> InstanceSp
         scheduler_reserve_full_isl=bool(rng.random() < 0.6),
         enable_prefix_caching=bool(rng.random() < 0.6),
         idle_poll_ns=int(rng.choice([0, 0, 0, 100])),
+        async_scheduling=bool(rng.random() < 0.3),
     )
     scale = int(rng.choice([1, 1, 10]))
     step_model = SpreadStepModel(scale, extremes=bool(rng.random() < 0.3))

@@ -146,6 +146,7 @@ class StepwiseInstance:
         self.busy = False
         self.idle_since_ns = first_poll_ns
         self.preempted = False
+        self.known_ns = 0
         self.budget = 0
         self.steps: list[tuple[int, int, int, int, int, int]] = []
         self.gauges: list[tuple[int, int, int, int, int]] = []
@@ -171,10 +172,16 @@ class StepwiseInstance:
 
     def plan(self, now_ns: int) -> int | None:
         """Schedule the next step and return when it ends, or None when there is nothing to do."""
+        ahead = self.settings.async_scheduling and bool(self.steps) and self.steps[-1][1] == now_ns
+        self.known_ns = self.steps[-1][0] if ahead else now_ns
         while True:
             self._plan_once(now_ns)
-            if self.scheduled or not self.preempted:
+            if self.scheduled:
                 break
+            if not self.preempted:
+                if self.known_ns == now_ns:
+                    break
+                self.known_ns = now_ns
         if not self.scheduled:
             self.busy = False
             self.idle_since_ns = now_ns
@@ -262,6 +269,8 @@ class StepwiseInstance:
     def _admit(self, now_ns: int, chunk: bool) -> None:
         while self.waiting and self.budget > 0 and len(self.running) < self.settings.max_num_seqs:
             request = self.waiting[0][2]
+            if request.arrival_ns > self.known_ns:
+                return
             hits = self.cache.lookup(request)
             found = len(hits) * self.settings.block_size
             tokens = request.known_tokens - found

@@ -98,8 +98,8 @@ def saturated_step_s(
 ) -> tuple[float, float]:
     """Return the median gap between tokens and the mean time of a step of a server that is kept full.
 
-    Each request that ends is replaced at once, so a step computes ``batch / output_tokens`` prompts on average; how many
-    exactly is Poisson's distribution, requests being independent.
+    Each request that ends is replaced at once, so a step computes ``batch / output_tokens`` prompts on average, and how
+    many exactly is Poisson's distribution, requests being independent.
     """
     n = max(1, round(batch))
     context = prompt_tokens + output_tokens / 2

@@ -20,7 +20,7 @@ CACHE_MIB = {"H100-SXM": 50, "H200-SXM": 50, "A100-SXM-80GB": 40, "L40S": 96, "B
 """Size of the last-level cache, from the makers' white papers and data sheets."""
 
 CACHED_FROM = 0.2
-"""Data that fits into the cache counts as served from there where reading it from memory takes this part of the time."""
+"""Data that fits into the cache counts as served from it where reading it from memory takes this part of the time."""
 
 DAMPED_FROM = 0.1
 """Errors (of the logarithm) from which on a row counts less than its square: tables hold rows that run from the cache,
@@ -81,7 +81,7 @@ PERFECT = Efficiency(
 
 def fit_kind(kind: Kind, tables: Sequence[Table], start: Efficiency) -> Efficiency:
     """Return ``start`` with the coefficients of ``kind`` fitted to the tables of one family of devices."""
-    from scipy.optimize import least_squares
+    from scipy.optimize import least_squares  # type: ignore[import-untyped]
 
     if not kind.coefficients:
         return start
@@ -99,7 +99,9 @@ def fit_kind(kind: Kind, tables: Sequence[Table], start: Efficiency) -> Efficien
 
     low, high = bounds_of(kind.coefficients)
     first = np.clip([getattr(start, name) for name in kind.coefficients], low, high)
-    found = least_squares(residuals, first, bounds=(low, high), x_scale=np.maximum(np.abs(first), 0.1), max_nfev=40, diff_step=1e-3)
+    found = least_squares(
+        residuals, first, bounds=(low, high), x_scale=np.maximum(np.abs(first), 0.1), max_nfev=40, diff_step=1e-3
+    )
     return start.changed({name: round(float(x), 4) for name, x in zip(kind.coefficients, found.x, strict=True)})
 
 
@@ -112,7 +114,7 @@ def _from_memory(kind: Kind, table: Table) -> Table:
 
 
 def _cached(kind: Kind, table: Table) -> NDArray[np.bool_]:
-    """Return which rows may have been served from the cache: their data fits, and reading it is a part of their time."""
+    """Return which rows may have been served from the cache: their data fits, and reading it counts in their time."""
     data_us = kind.times(table)(PERFECT)
     cache_bytes = CACHE_MIB.get(table.device.name, 0) * 2**20
     fits = data_us * 1e-6 * table.device.memory_bandwidth_bytes_per_s < cache_bytes

@@ -76,7 +76,7 @@ def _gemm_times(form: WeightFormat) -> Callable[[Table], Times]:
 
 
 def _experts_times(table: Table) -> Times:
-    """The tables time both products with the activation between them and the sum behind."""
+    """Return the times of both products with the activation between them and the sum behind, as the tables do."""
     size = "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size"
     plain = PLAIN_FORMATS["bf16"]
     groups = []
@@ -193,7 +193,14 @@ KINDS = (
         _full_attention("bfloat16"),
         _prefill_times,
     ),
-    Kind("attention of prompts, KV in fp8", "attention", "context_attention_perf", (), _full_attention("fp8"), _prefill_times),
+    Kind(
+        "attention of prompts, KV in fp8",
+        "attention",
+        "context_attention_perf",
+        (),
+        _full_attention("fp8"),
+        _prefill_times,
+    ),
     Kind(
         "attention of decodes, KV in bf16",
         "attention",
@@ -214,9 +221,12 @@ KINDS = (
         "products of experts, bf16, even routing",
         "moe",
         "moe_perf",
-        ("experts_us", "experts_compute", "experts_bandwidth"),
-        lambda table: (table.labels["moe_dtype"] == "bfloat16") & (table.labels["distribution"] == "balanced")
-        & (table.columns["moe_ep_size"] == 1),
+        ("experts_us", "expert_us", "experts_compute", "experts_bandwidth"),
+        lambda table: (
+            (table.labels["moe_dtype"] == "bfloat16")
+            & (table.labels["distribution"] == "balanced")
+            & (table.columns["moe_ep_size"] == 1)
+        ),
         _experts_times,
     ),
 )

@@ -35,8 +35,8 @@ EXPECTED: Mapping[str, tuple[float, float]] = {
 """What is known beforehand, and how well: three models cannot tell all coefficients apart.
 
 The share of bandwidth is that of the table of products on H100, with the scatter of its large shapes; that of
-collectives is the table of all-reduces at some hundred kilobytes; a cost per layer of a few gaps between kernels; a step
-of host work that asynchronous scheduling hides for the most part.
+collectives is the table of all-reduces at some hundred kilobytes; a cost per layer of a few gaps between kernels; a
+step of host work that asynchronous scheduling hides for the most part.
 """
 
 LIMITS: Mapping[str, tuple[float, float]] = {
@@ -130,7 +130,7 @@ def fit_vllm_runs(stages: Sequence[Stage], start: RunCoefficients) -> RunCoeffic
 
 
 def fit_mlenergy_rows(rows: Sequence[Row], start: RunCoefficients) -> RunCoefficients:
-    """Return the host's coefficients with which these rows fit best: its engine is another, the kernels are the same."""
+    """Return the host's coefficients with which these rows fit best: another engine, the same kernels."""
 
     def errors(coefficients: RunCoefficients) -> NDArray[np.float64]:
         models = Models(coefficients)
@@ -147,7 +147,7 @@ def _fit(
     expected: Mapping[str, tuple[float, float]],
 ) -> RunCoefficients:
     """Minimise damped squares of ``errors`` and of the distance from what is expected."""
-    from scipy.optimize import least_squares
+    from scipy.optimize import least_squares  # type: ignore[import-untyped]
 
     def residuals(values: NDArray[np.float64]) -> NDArray[np.float64]:
         changed = start.changed(dict(zip(names, values.tolist(), strict=True)))

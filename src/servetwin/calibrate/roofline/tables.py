@@ -56,7 +56,7 @@ class Table:
 
 
 def tables_folder() -> Path | None:
-    """Return the package's ``systems/data``: of ``$SERVETWIN_AICONFIGURATOR``, else as installed; None if neither is."""
+    """Return the package's ``systems/data``: ``$SERVETWIN_AICONFIGURATOR``, else as installed; None without either."""
     given = os.environ.get(TABLES_VARIABLE)
     if given:
         return Path(given)
@@ -106,7 +106,10 @@ def _merged(device: Device, path: Path) -> Table:
     names = [name for name in table.column_names if name not in _NOT_KEYS]
     raw = {name: np.asarray(table.column(name).to_pylist()) for name in names}
     texts = {name for name, values in raw.items() if values.dtype.kind not in "iufb"}
-    codes = [np.unique(values.astype(str) if name in texts else values, return_inverse=True)[1] for name, values in raw.items()]
+    codes = [
+        np.unique(values.astype(str) if name in texts else values, return_inverse=True)[1]
+        for name, values in raw.items()
+    ]
     order = np.lexsort(codes)
     changed = np.any([np.diff(code[order]) != 0 for code in codes], axis=0)
     starts = np.concatenate(([0], np.flatnonzero(changed) + 1))

@@ -29,6 +29,10 @@ class Stage:
     model: str
     tensor_parallel_size: int
     max_num_seqs: int
+    max_num_batched_tokens: int
+    system_prompts: int
+    users_per_system_prompt: int
+    system_prompt_tokens: int
     rate_per_s: float
     requests: int
     prompt_tokens: int
@@ -72,6 +76,10 @@ def _stage(row: Mapping[str, str]) -> Stage:
         row["model"],
         int(row["tensor_parallel_size"]),
         int(row["max_num_seqs"]),
+        int(row["max_num_batched_tokens"]),
+        int(row["system_prompts"]),
+        int(row["users_per_system_prompt"]),
+        int(row["system_prompt_tokens"]),
         rates[int(row["stage"])],
         int(row["requests"]),
         int(row["system_prompt_tokens"]) + int(row["question_tokens"]),
