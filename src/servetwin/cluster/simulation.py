@@ -143,11 +143,11 @@ class _Loop:
             if interrupts.count > 1:
                 raise
             complete = False
-            for instance in self.instances:
-                instance.flush()
         finally:
             if collecting:
                 gc.enable()
+        for instance in self.instances:
+            instance.close()
         if complete:
             self._assert_all_served()
         return SimulationOutcome(
@@ -205,7 +205,8 @@ class _Loop:
         arrival_ns, row, prompt_tokens, output_tokens = next(arrivals)
         pop = heapq.heappop
         while True:
-            if (arrival_ns, ARRIVAL, row) < events[0]:
+            head = events[0]
+            if arrival_ns < head[0] or (arrival_ns == head[0] and (ARRIVAL, row) < head[1:]):
                 self._now_ns = arrival_ns
                 self._arrive(row, arrival_ns, prompt_tokens, output_tokens)
                 arrival_ns, row, prompt_tokens, output_tokens = next(arrivals)

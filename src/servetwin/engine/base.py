@@ -84,7 +84,11 @@ class StepPolicy:
 
 
 class Scheduler(Protocol):
-    """Decides, step by step, who may run."""
+    """Decides, step by step, who may run.
+
+    A scheduler that looks at nothing in the view that changes says so with an attribute ``reads = frozenset()``: it is
+    asked once.
+    """
 
     def plan(self, view: SchedulerView) -> StepPolicy:
         """Return the policy of the next step. Pure: equal views get equal answers, whenever they are asked for.

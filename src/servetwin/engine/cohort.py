@@ -30,7 +30,6 @@ class DecodeCohort:
         "_classes",
         "_extremes",
         "_finish",
-        "_finish_rounds",
         "block_size",
         "counts",
         "kv_tokens",
@@ -48,7 +47,6 @@ class DecodeCohort:
         self.last_admission = -1
         """Upper bound of the members' place in the running order."""
         self._finish: dict[int, list[Request]] = {}
-        self._finish_rounds: list[int] = []
         self._classes: list[dict[int, Request]] | None = [{} for _ in range(block_size)] if members else None
         self._extremes = _Extremes() if extremes else None
 
@@ -66,7 +64,6 @@ class DecodeCohort:
         finishing = self._finish.get(finish_round)
         if finishing is None:
             self._finish[finish_round] = [request]
-            heapq.heappush(self._finish_rounds, finish_round)
         else:
             finishing.append(request)
         if self._classes is not None:
@@ -76,7 +73,10 @@ class DecodeCohort:
 
     def leave(self, request: Request) -> int:
         """Remove a request before its end (preempted or paused); return its context."""
-        self._finish[request.finish_round].remove(request)
+        finishing = self._finish[request.finish_round]
+        finishing.remove(request)
+        if not finishing:
+            del self._finish[request.finish_round]
         return self._forget(request)
 
     def _forget(self, request: Request) -> int:
@@ -98,18 +98,17 @@ class DecodeCohort:
         finished = self._finish.pop(self.round, None)
         if finished is None:
             return []
-        while self._finish_rounds and self._finish_rounds[0] <= self.round:
-            heapq.heappop(self._finish_rounds)
         for request in finished:
             self._forget(request)
         return finished
 
-    def rounds_to_finish(self) -> int:
-        """Return how many rounds the next member to finish still needs."""
-        rounds = self._finish_rounds
-        while rounds[0] <= self.round or not self._finish.get(rounds[0]):
-            self._finish.pop(heapq.heappop(rounds), None)
-        return rounds[0] - self.round
+    def rounds_to_finish(self, limit: int) -> int:
+        """Return how many rounds the next member to finish still needs, at most ``limit``."""
+        finish, now = self._finish, self.round
+        for rounds in range(1, limit):
+            if now + rounds in finish:
+                return rounds
+        return limit
 
     def blocks_needed(self) -> int:
         """Return how many members begin a new block in the next round."""

@@ -27,7 +27,7 @@ from servetwin.engine.caches import make_kv_cache
 from servetwin.engine.cohort import DecodeCohort
 from servetwin.engine.orderings import FirstComeFirstServed
 from servetwin.engine.queues import FifoQueue, KeyedQueue
-from servetwin.engine.records import log_span, log_steps
+from servetwin.engine.records import log_span, log_steps, write_rows
 from servetwin.engine.request import Request
 from servetwin.engine.running_order import schedule_in_order
 from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
@@ -55,9 +55,11 @@ class Instance:
 
     __slots__ = (
         "_admissions",
+        "_asks_once",
         "_deaf",
         "_keeps_extremes",
         "_known_ns",
+        "_only_policy",
         "_preemptions_since_token",
         "_skipping",
         "batch_started",
@@ -88,8 +90,10 @@ class Instance:
         "scheduler",
         "settings",
         "shares_blocks",
+        "span_rows",
         "start_ns",
         "step_model",
+        "step_rows",
         "view",
         "waiting",
     )
@@ -112,6 +116,9 @@ class Instance:
         self.step_model = step_model
         self.requests = requests
         self.log = InstanceLog()
+        self.step_rows: list[tuple[int, int, int, int, int, int]] = []
+        self.span_rows: list[tuple[int, int, int]] = []
+        """Steps and spans that are not yet in the log's columns."""
         self.block_size = settings.block_size
         self.shares_blocks = settings.enable_prefix_caching and not distinct
         self.cache = make_kv_cache(settings, distinct=distinct, preempts_by_key=ordering.preempts_by_key)
@@ -139,6 +146,8 @@ class Instance:
         self.next_event_ns = -1
         """When the present step or run ends, or an idle instance wakes; other events are out of date."""
         self.view = SchedulerView(0, 0, 0, False, settings.enable_chunked_prefill)
+        self._asks_once = getattr(scheduler, "reads", None) == frozenset()
+        self._only_policy: StepPolicy | None = None
         self._admissions = 0
         self._preemptions_since_token = 0
         self.batch_started = False
@@ -155,6 +164,11 @@ class Instance:
         """Whether nobody can enter whatever it answers, so that an arrival changes nothing."""
         self.idle_since_ns = first_poll_ns
         """When it fell idle last."""
+
+    @property
+    def may_ask_again(self) -> bool:
+        """Whether the scheduler's answer can change."""
+        return not self._asks_once
 
     # Arrivals -------------------------------------------------------------------------------------------------
 
@@ -215,7 +229,7 @@ class Instance:
         horizon_ns
             When something may cut a run; a run need not reach beyond the first boundary after that.
         """
-        self._known_ns = self._last_start_ns(now_ns)
+        self._known_ns = self._last_start_ns(now_ns) if self.settings.async_scheduling else now_ns
         self.start_ns = now_ns
         while True:
             policy = self._schedule(now_ns)
@@ -242,7 +256,7 @@ class Instance:
 
     def _last_start_ns(self, now_ns: int) -> int:
         """Return until when requests must have come to enter: the last step's start, where this one is planned then."""
-        if not self.settings.async_scheduling or not self.ends_ns:
+        if not self.ends_ns:
             return now_ns
         return self.ends_ns[-2] if len(self.ends_ns) > 1 else self.start_ns
 
@@ -251,14 +265,7 @@ class Instance:
         self.decoding = False
         self.chunks = []
         self.budget = self.settings.max_num_batched_tokens
-        view = self.view
-        view.num_waiting = len(self.waiting)
-        view.num_decoding = self.cohort.size
-        view.num_prefilling = len(self.prefilling)
-        view.batch_started = self.batch_started
-        policy = self.scheduler.plan(view)
-        if policy.__class__ is not StepPolicy:
-            raise InvariantError(f"scheduler {type(self.scheduler).__name__} returned {policy!r}, not a StepPolicy")
+        policy = self._only_policy or self._ask_scheduler()
         if policy.decode == "first":
             if self.prefilling:
                 self._schedule_decodes_and_prefills()
@@ -275,13 +282,31 @@ class Instance:
                 self._schedule_decodes_only()
         return policy
 
+    def _ask_scheduler(self) -> StepPolicy:
+        view = self.view
+        view.num_waiting = len(self.waiting)
+        view.num_decoding = self.cohort.size
+        view.num_prefilling = len(self.prefilling)
+        view.batch_started = self.batch_started
+        policy = self.scheduler.plan(view)
+        if policy.__class__ is not StepPolicy:
+            raise InvariantError(f"scheduler {type(self.scheduler).__name__} returned {policy!r}, not a StepPolicy")
+        if self._asks_once:
+            self._only_policy = policy
+        return policy
+
     def _schedule_decodes_only(self) -> None:
         cohort = self.cohort
-        blocks = cohort.blocks_needed()
+        blocks = cohort.counts[-cohort.round % self.block_size]
         if blocks > self.cache.free_blocks or cohort.size > self.budget:
             schedule_in_order(self, decodes=True, prefills=False)
             return
-        self._decode_all(blocks)
+        if blocks:
+            self.cache.take(blocks)
+        if self.shares_blocks:
+            self.register_filling(0)
+        self.decoding = True
+        self.budget -= cohort.size
 
     def _schedule_decodes_and_prefills(self) -> None:
         cohort = self.cohort
@@ -303,20 +328,11 @@ class Instance:
             schedule_in_order(self, decodes=True, prefills=True)
             return
         if cohort.size:
-            self._decode_all(cohort.blocks_needed())
+            self._schedule_decodes_only()
         for request, tokens in chunks:
             self.cache.extend(request, request.computed_tokens + tokens)
         self.chunks = chunks
         self.budget = budget
-
-    def _decode_all(self, blocks: int) -> None:
-        """Let every member of the cohort have a token and those that need one a block."""
-        if blocks:
-            self.cache.take(blocks)
-        if self.shares_blocks:
-            self.register_filling(0)
-        self.decoding = True
-        self.budget -= self.cohort.size
 
     def register_filling(self, rounds_ahead: int) -> None:
         """Let the blocks be found that cohort members fill in the round after ``rounds_ahead`` others."""
@@ -380,12 +396,14 @@ class Instance:
     def _time_step(self, now_ns: int, horizon_ns: int) -> None:
         cohort = self.cohort
         chunks = self.chunks
-        prefills = tuple([(tokens, request.computed_tokens) for request, tokens in chunks]) if chunks else ()
+        prefills: tuple[tuple[int, int], ...] = ()
+        if chunks:
+            prefills = tuple([(tokens, request.computed_tokens) for request, tokens in chunks])
+            for request, tokens in chunks:
+                request.computed_tokens += tokens
         shape = StepShape(cohort.size, cohort.kv_tokens, prefills) if self.decoding else StepShape(0, 0, prefills)
         if self._keeps_extremes and self.decoding:
             shape.decode_kv_max, shape.decode_kv_min = cohort.extremes()
-        for request, tokens in chunks:
-            request.computed_tokens += tokens
         steps = 1 if chunks or self.paused or not self._skipping else run_steps(self)
         if steps == 1:
             self.ends_ns = (now_ns + self.step_model.duration_ns(shape),)
@@ -507,11 +525,12 @@ class Instance:
         self.log.idle_ns.append(now_ns)
         self.log.idle_cached_blocks.append(self.cache.cached_blocks)
 
-    def flush(self) -> None:
-        """Write down what unfinished requests have got so far (a run that was cut short by the user)."""
+    def close(self) -> None:
+        """Complete the log: the last steps, and what unfinished requests have got (if the user cut the run short)."""
         for request in self.running.values():
             if not request.prefilling and request not in self.paused:
                 log_span(self, request)
+        write_rows(self)
 
 
 def _admission(request: Request) -> int:

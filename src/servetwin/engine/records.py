@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, islice, repeat
 from typing import TYPE_CHECKING
 
 from servetwin.engine.request import Request
@@ -10,48 +10,54 @@ from servetwin.engine.request import Request
 if TYPE_CHECKING:
     from servetwin.engine.instance import Instance
 
+ROWS_AT_ONCE = 1024
+
 
 def log_span(instance: Instance, request: Request) -> None:
     """Write down the tokens of a request's stay in the cohort."""
     tokens = instance.cohort.round - request.start_round
     if tokens:
-        log = instance.log
-        log.span_request.append(request.row)
-        log.span_round.append(request.start_round)
-        log.span_tokens.append(tokens)
+        instance.span_rows.append((request.row, request.start_round, tokens))
 
 
 def log_steps(instance: Instance, steps: int) -> None:
-    """Write down the steps that have ended (before the cohort advances), and take the blocks of a run's later ones."""
-    log, cache, chunks = instance.log, instance.cache, instance.chunks
+    """Write down the steps that have ended (before the cohort advances), and take the blocks of a run's later ones.
+
+    Rows are kept aside and put into the log's columns many at a time.
+    """
+    cache, chunks, rows = instance.cache, instance.chunks, instance.step_rows
     decoded = instance.cohort.size if instance.decoding else 0
-    log.start_ns.append(instance.start_ns)
-    log.end_ns.append(instance.ends_ns[0])
-    log.decoded.append(decoded)
-    log.tokens.append(decoded + sum([tokens for _, tokens in chunks]) if chunks else decoded)
-    log.kv_used_blocks.append(cache.num_blocks - cache.free_blocks)
-    log.kv_cached_blocks.append(cache.cached_blocks)
+    tokens = decoded + sum([tokens for _, tokens in chunks]) if chunks else decoded
+    used = cache.num_blocks - cache.free_blocks
+    rows.append((instance.start_ns, instance.ends_ns[0], decoded, tokens, used, cache.cached_blocks))
     if steps > 1:
-        _log_further_steps(instance, steps)
+        _log_further_steps(instance, steps, used)
+    if len(rows) >= ROWS_AT_ONCE:
+        write_rows(instance)
 
 
-def _log_further_steps(instance: Instance, steps: int) -> None:
-    log, cache, size, ends = instance.log, instance.cache, instance.cohort.size, instance.ends_ns
-    log.start_ns.extend(ends[: steps - 1])
-    log.end_ns.extend(ends[1:steps])
-    same = [size] * (steps - 1)
-    log.decoded.extend(same)
-    log.tokens.extend(same)
+def _log_further_steps(instance: Instance, steps: int, used: int) -> None:
+    cache, size, ends, rows = instance.cache, instance.cohort.size, instance.ends_ns, instance.step_rows
     needed = instance.cohort.blocks_of_rounds(1, steps)
     if cache.cached_blocks == 0 and not instance.shares_blocks:
-        used = cache.num_blocks - cache.free_blocks
-        log.kv_used_blocks.extend(list(accumulate(needed, initial=used))[1:])
-        log.kv_cached_blocks.extend([0] * (steps - 1))
+        in_use = islice(accumulate(needed, initial=used), 1, None)
+        rows.extend(zip(ends, ends[1:steps], repeat(size), repeat(size), in_use, repeat(0), strict=False))
         cache.take(sum(needed))
         return
     for i, blocks in enumerate(needed, start=1):
         cache.take(blocks)
         if instance.shares_blocks:
             instance.register_filling(i)
-        log.kv_used_blocks.append(cache.num_blocks - cache.free_blocks)
-        log.kv_cached_blocks.append(cache.cached_blocks)
+        rows.append((ends[i - 1], ends[i], size, size, cache.num_blocks - cache.free_blocks, cache.cached_blocks))
+
+
+def write_rows(instance: Instance) -> None:
+    """Put the steps and spans that were kept aside into the log's columns."""
+    log = instance.log
+    steps = (log.start_ns, log.end_ns, log.decoded, log.tokens, log.kv_used_blocks, log.kv_cached_blocks)
+    spans = (log.span_request, log.span_round, log.span_tokens)
+    for columns, rows in ((steps, instance.step_rows), (spans, instance.span_rows)):
+        if rows:
+            for column, values in zip(columns, zip(*rows, strict=True), strict=True):
+                column.extend(values)
+        rows.clear()

@@ -13,13 +13,13 @@ LONGEST_RUN_STEPS = 4096
 
 def run_steps(instance: Instance) -> int:
     """Return how many steps the present batch of decodes could run unchanged (at least 1)."""
-    if instance.preempted or (not instance.batch_started and _answer_changes(instance)):
+    if instance.preempted or (not instance.batch_started and instance.may_ask_again and _answer_changes(instance)):
         return 1
     settings = instance.settings
     looks_again = settings.enable_prefix_caching or settings.async_scheduling
     if instance.waiting and not instance.closed and looks_again:
         return 1  # who waits may need fewer blocks once others have cached more, or be let in one step later
-    steps = min(instance.run_limit, instance.cohort.rounds_to_finish())
+    steps = instance.cohort.rounds_to_finish(instance.run_limit)
     free = instance.cache.free_blocks
     if (steps // instance.block_size + 1) * instance.cohort.size <= free:
         return steps

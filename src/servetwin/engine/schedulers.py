@@ -14,6 +14,8 @@ _CLOSED_BATCH = StepPolicy(admit=False, chunk=False, decode="if_no_prefill")
 class VllmScheduler:
     """vLLM V1 (0.19): running requests first, then waiting ones beside them, prompts in chunks if allowed."""
 
+    reads: frozenset[str] = frozenset()
+
     def plan(self, view: SchedulerView) -> StepPolicy:
         """Mix decodes and prefills in one step."""
         return _MIXED_CHUNKED if view.enable_chunked_prefill else _MIXED_WHOLE
@@ -23,6 +25,8 @@ class VllmScheduler:
 class OrcaScheduler:
     """Orca (OSDI 2022): iteration-level scheduling, whole prompts beside decodes."""
 
+    reads: frozenset[str] = frozenset()
+
     def plan(self, view: SchedulerView) -> StepPolicy:
         """Mix decodes and whole prompts in one step."""
         return _MIXED_WHOLE
@@ -31,6 +35,8 @@ class OrcaScheduler:
 @schedulers.register("vllm_v0")
 class PrefillFirstScheduler:
     """vLLM V0: a step computes either whole prompts (if any can enter) or one token of every running request."""
+
+    reads: frozenset[str] = frozenset()
 
     def plan(self, view: SchedulerView) -> StepPolicy:
         """Prefer prefills; decode when none can enter."""

@@ -67,6 +67,18 @@ class RowTimes(dict[int, float]):
         return self[rows]
 
 
+class _FirstChunks(dict[int, float]):
+    """Attention of chunks without context (most prompts are one), by their tokens."""
+
+    def __init__(self, function: Callable[[int, int], float]) -> None:
+        super().__init__()
+        self._function = function
+
+    def __missing__(self, new: int) -> float:
+        time_ns = self[new] = self._function(new, 0)
+        return time_ns
+
+
 class _DecodeTimes(dict[int, DecodeTime]):
     """What decode steps take, by the number of decodes, worked out once each."""
 
@@ -152,6 +164,7 @@ class RooflineStepModel(StepModelBase):
         self._prefill_fixed_ns = layers * (efficiency.layer_us + max(efficiency.prefill_us, decode_us)) * NS_PER_US
         self._tokens_ns = RowTimes(lambda rows: self._of("tokens", self._padded(rows)))
         self._sequences_ns = RowTimes(lambda n: self._of("sequences", n) + self._sampler_ns(n))
+        self._first_chunk_ns = _FirstChunks(self._chunk_ns)
         self._decode_tokens_ns = self._row_times("decode_tokens")
         self._prefill_tokens_ns = self._row_times("prefill_tokens")
         self._prefill_kv_ns = self._row_times("prefill_kv_tokens")
@@ -173,8 +186,7 @@ class RooflineStepModel(StepModelBase):
         chunks_ns = 0.0
         for new, context in shape.prefills:
             tokens += new
-            for kind in self._prefill_kinds:
-                chunks_ns += kind.chunk_ns(new, context)
+            chunks_ns += self._first_chunk_ns[new] if not context else self._chunk_ns(new, context)
         sequences = n + len(shape.prefills)
         total = self._prefill_fixed_ns + self._tokens_ns[tokens] + self._sequences_ns[sequences] + chunks_ns
         if self._splits_phases:
@@ -185,6 +197,9 @@ class RooflineStepModel(StepModelBase):
         if total < self._floor_ns:
             total = self._floor_ns
         return round(total + self._host_ns[sequences]) or 1
+
+    def _chunk_ns(self, new: int, context: int) -> float:
+        return sum([kind.chunk_ns(new, context) for kind in self._prefill_kinds])
 
     def _phases_ns(self, shape: StepShape) -> float:
         """Return the time of operators that only decodes or only prompts run (MLA)."""
