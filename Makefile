@@ -44,7 +44,7 @@ type: $(VENV)/.dev
 bench: $(VENV)/.runtime
 	$(BIN)/python -m servetwin.experiment.bench
 
-accuracy: $(VENV)/.runtime
+accuracy: $(VENV)/.dev
 	$(BIN)/servetwin accuracy
 
 docs: $(VENV)/.runtime

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from servetwin.calibrate.case import Case, CaseResult, Check
 from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
+from servetwin.calibrate.kv_cases import kv_capacity_cases
 from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted
 from servetwin.calibrate.roofline_cases import ROOFLINE_CASES
 from servetwin.core.errors import InputError
@@ -19,6 +20,7 @@ CASES: tuple[Case, ...] = (
     throughput_cases,
     kv_case,
     predicted,
+    kv_capacity_cases,
     *ROOFLINE_CASES,
 )
 
