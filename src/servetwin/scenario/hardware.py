@@ -11,7 +11,6 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GB
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
-from servetwin.llm.support import check_simulated
 from servetwin.scenario.schema import EngineOptions, HardwareOptions, PoolOptions
 
 if TYPE_CHECKING:
@@ -70,7 +69,6 @@ class Replica:
             raise InputError("no model is named, here or at the top; name one", where=f"{self.where}.model")
         where = f"{self.where}.model" if self.pool.model else "model"
         model = load_model(self.model_name, relative_to=self.folder, where=where)
-        check_simulated(model, where=where)
         model.check_tensor_parallel_size(self.engine.tensor_parallel_size, where=f"{self.where}.engine")
         return model
 

@@ -10,6 +10,7 @@ from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.number_formats import bytes_per_element
 from servetwin.core.units import GB
 from servetwin.llm.base import ModelArchitecture
+from servetwin.llm.support import check_profiled
 from servetwin.network.base import Collectives
 from servetwin.step.base import step_models
 from servetwin.step.host import HostOverhead
@@ -72,6 +73,7 @@ def profile_step_model(
         raise InputError(f"eager_us_per_layer must be at least 0, got {eager_us_per_layer!r}")
     if enforce_eager and token_padding == "auto":
         token_padding = "none"
+    check_profiled(architecture)
     profile = load_profile(path, tensor_parallel_size)
     if architecture.qk_norm != ("qk_norm" in profile.dense) and not profile.not_measured.get("qk_norm"):
         has = "has no layer qk_norm" if architecture.qk_norm else "has a layer qk_norm"

@@ -14,7 +14,7 @@ from servetwin.core.units import GB, GIB
 from servetwin.hardware.catalogue import load_device
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
-from servetwin.llm.support import check_simulated
+from servetwin.llm.support import check_profiled
 from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
@@ -166,7 +166,7 @@ class _Builder:
             if not path.is_file():
                 raise InputError(f"model {instance.model_name!r} has no file {path}", where=where)
             model, reference = load_model(path), self.relative(path)
-        check_simulated(model, where=instance.where)
+        check_profiled(model, where=instance.where)
         model.check_tensor_parallel_size(instance.tensor_parallel_size, where=instance.where)
         if self._source.architectures is not None:
             check_architecture(self._source.architectures, model)
