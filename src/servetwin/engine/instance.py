@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
-from servetwin.core.errors import InvariantError, StuckError
+from servetwin.core.errors import InvariantError
 from servetwin.engine.admission import longest_request
 from servetwin.engine.base import (
     EngineSettings,
@@ -34,8 +34,6 @@ from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
 from servetwin.step.base import StepModel, StepShape
 
 FAR_NS = 2**62
-FRUITLESS_PREEMPTIONS = 10_000
-"""More preemptions than this without a token between them mean that there will never be one."""
 
 
 class Instance:
@@ -60,7 +58,6 @@ class Instance:
         "_keeps_extremes",
         "_known_ns",
         "_only_policy",
-        "_preemptions_since_token",
         "_skipping",
         "batch_started",
         "block_size",
@@ -83,6 +80,7 @@ class Instance:
         "planned_steps",
         "policy",
         "preempted",
+        "preemptions_since_token",
         "prefilling",
         "requests",
         "run_limit",
@@ -149,7 +147,7 @@ class Instance:
         self._asks_once = getattr(scheduler, "reads", None) == frozenset()
         self._only_policy: StepPolicy | None = None
         self._admissions = 0
-        self._preemptions_since_token = 0
+        self.preemptions_since_token = 0
         self.batch_started = False
         self._skipping = skipping
         self.run_limit = FIRST_RUN_STEPS
@@ -424,7 +422,7 @@ class Instance:
         finished: list[Request] = []
         if self.decoding:
             self.batch_started = True
-            self._preemptions_since_token = 0
+            self.preemptions_since_token = 0
             finished = self.cohort.advance(steps)
             for request in finished:
                 log_span(self, request)
@@ -446,7 +444,7 @@ class Instance:
 
     def _end_prefill(self, request: Request, now_ns: int, finished: list[Request]) -> None:
         requests, row = self.requests, request.row
-        self._preemptions_since_token = 0
+        self.preemptions_since_token = 0
         self.prefilling.remove(request)
         request.prefilling = False
         if requests.first_token_ns[row] < 0:
@@ -472,47 +470,6 @@ class Instance:
             requests.state[row] = 1
         if not self.running:
             self.batch_started = False
-
-    # Leaving the cohort, preemption ---------------------------------------------------------------------------
-
-    def leave_cohort(self, request: Request) -> None:
-        """Take a decoding request out before its end, with its tokens written down."""
-        log_span(self, request)
-        request.generated_tokens += self.cohort.round - request.start_round
-        request.computed_tokens = context_tokens = self.cohort.leave(request)
-        request.num_blocks = -(-context_tokens // self.block_size)
-
-    def preempt(self, request: Request, scheduled_tokens: int) -> None:
-        """Throw a running request's KV away and let it wait again (vLLM's recompute).
-
-        Parameters
-        ----------
-        scheduled_tokens
-            Tokens that it was given in this very step; their blocks go, too.
-        """
-        self.preempted = True
-        self._preemptions_since_token += 1
-        if self._preemptions_since_token > FRUITLESS_PREEMPTIONS:
-            raise StuckError(
-                f"{FRUITLESS_PREEMPTIONS} preemptions without one token in between: {len(self.running)} running "
-                f"and {len(self.waiting)} waiting requests take {self.cache.num_blocks} KV blocks from each other. "
-                "Turn scheduler_reserve_full_isl on, or give it more KV blocks or a smaller max_num_seqs"
-            )
-        if not request.prefilling:
-            self.leave_cohort(request)
-            request.known_tokens = request.prompt_tokens + request.generated_tokens
-            request.prefilling = True
-            held = -(-(request.computed_tokens + scheduled_tokens) // self.block_size)
-            request.num_blocks = max(request.num_blocks, held)
-        else:
-            self.prefilling.remove(request)
-        self.cache.release(request, request.computed_tokens + scheduled_tokens)
-        request.lost_tokens = request.computed_tokens
-        request.computed_tokens = 0
-        del self.running[request.row]
-        self.requests.preemptions[request.row] += 1
-        self.log.preempted_ns.append(self.start_ns)
-        self.waiting.push(request)
 
     # Records --------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from servetwin.engine.preemption import leave_cohort, preempt
 from servetwin.engine.request import Request
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def schedule_in_order(instance: Instance, *, decodes: bool, prefills: bool) -> N
                 index -= 1
             given = scheduled.pop(victim.row, 0)
             instance.budget += given
-            instance.preempt(victim, given)
+            preempt(instance, victim, given)
             if victim is request:
                 preempted_itself = True
                 break
@@ -98,5 +99,5 @@ def _settle(instance: Instance, order: list[Request], scheduled: dict[int, int])
     instance.decoding = True
     for request in members:
         if request.row not in scheduled:
-            instance.leave_cohort(request)
+            leave_cohort(instance, request)
             instance.paused.append(request)
