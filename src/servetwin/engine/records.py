@@ -10,7 +10,7 @@ from servetwin.engine.request import Request
 if TYPE_CHECKING:
     from servetwin.engine.instance import Instance
 
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 128
 
 
 def log_span(instance: Instance, request: Request) -> None:
