@@ -25,9 +25,9 @@ def log_steps(instance: Instance, steps: int) -> None:
 
     Rows are kept aside and put into the log's columns many at a time.
     """
-    cache, chunks, rows = instance.cache, instance.chunks, instance.step_rows
+    cache, rows = instance.cache, instance.step_rows
     decoded = instance.cohort.size if instance.decoding else 0
-    tokens = decoded + sum([tokens for _, tokens in chunks]) if chunks else decoded
+    tokens = instance.settings.max_num_batched_tokens - instance.budget
     used = cache.num_blocks - cache.free_blocks
     rows.append((instance.start_ns, instance.ends_ns[0], decoded, tokens, used, cache.cached_blocks))
     if steps > 1:
@@ -59,5 +59,5 @@ def write_rows(instance: Instance) -> None:
     for columns, rows in ((steps, instance.step_rows), (spans, instance.span_rows)):
         if rows:
             for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-                column.extend(values)
+                column.fromlist(list(values))
         rows.clear()
