@@ -27,7 +27,16 @@ NEAR_SATURATION_PER_S = 56.0
 
 With the measured profile of an RTX PRO 6000 it is 25 (of 26.0)."""
 
-ROUTERS = ("round_robin", "random", "power_of_two", "least_outstanding", "load", "least_kv", "session_affinity")
+ROUTERS = (
+    "round_robin",
+    "random",
+    "power_of_two",
+    "least_outstanding",
+    "load",
+    "least_kv",
+    "session_affinity",
+    "prefix_aware",
+)
 
 
 @dataclass(frozen=True)
