@@ -45,8 +45,10 @@ def fit_host_overhead(
 
     Notes
     -----
-    Golden-section search for the least weighted sum of squares of the three mean errors, which has one minimum because
-    all times grow with the overhead.
+    Golden-section search for the least weighted sum of squares of the three mean errors. Step times grow with the
+    overhead, so there is one minimum on the large scale; but steps also shift against arrivals, which moves a time to
+    first token up or down by parts of a step. With few requests that hardly wait the result is good to some tens of
+    microseconds only.
     """
 
     def loss(overhead_us: float) -> float:

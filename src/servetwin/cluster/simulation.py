@@ -135,7 +135,7 @@ class _Loop:
         self.releases.start()
         complete = True
         collecting = gc.isenabled()
-        gc.disable()  # nothing here makes reference cycles; looking for them costs a tenth of the time
+        gc.disable()  # nothing here makes reference cycles, and looking for them takes time
         try:
             with interrupts_handled(self._stop_soon) as interrupts:
                 self._serve_all(cut_ns, _Arrived(progress))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 NS_PER_US = 1_000
-NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 GB = 10**9
 GIB = 2**30

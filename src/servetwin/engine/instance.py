@@ -53,12 +53,12 @@ class Instance:
 
     __slots__ = (
         "_admissions",
-        "_asks_once",
         "_deaf",
         "_keeps_extremes",
         "_known_ns",
         "_only_policy",
         "_skipping",
+        "asks_once",
         "batch_started",
         "block_size",
         "budget",
@@ -144,7 +144,8 @@ class Instance:
         self.next_event_ns = -1
         """When the present step or run ends, or an idle instance wakes; other events are out of date."""
         self.view = SchedulerView(0, 0, 0, False, settings.enable_chunked_prefill)
-        self._asks_once = getattr(scheduler, "reads", None) == frozenset()
+        self.asks_once = getattr(scheduler, "reads", None) == frozenset()
+        """Whether the scheduler's answer cannot change."""
         self._only_policy: StepPolicy | None = None
         self._admissions = 0
         self.preemptions_since_token = 0
@@ -162,11 +163,6 @@ class Instance:
         """Whether nobody can enter whatever it answers, so that an arrival changes nothing."""
         self.idle_since_ns = first_poll_ns
         """When it fell idle last."""
-
-    @property
-    def may_ask_again(self) -> bool:
-        """Whether the scheduler's answer can change."""
-        return not self._asks_once
 
     # Arrivals -------------------------------------------------------------------------------------------------
 
@@ -289,7 +285,7 @@ class Instance:
         policy = self.scheduler.plan(view)
         if policy.__class__ is not StepPolicy:
             raise InvariantError(f"scheduler {type(self.scheduler).__name__} returned {policy!r}, not a StepPolicy")
-        if self._asks_once:
+        if self.asks_once:
             self._only_policy = policy
         return policy
 

@@ -13,7 +13,7 @@ LONGEST_RUN_STEPS = 4096
 
 def run_steps(instance: Instance) -> int:
     """Return how many steps the present batch of decodes could run unchanged (at least 1)."""
-    if instance.preempted or (not instance.batch_started and instance.may_ask_again and _answer_changes(instance)):
+    if instance.preempted or (not instance.batch_started and not instance.asks_once and _answer_changes(instance)):
         return 1
     settings = instance.settings
     looks_again = settings.enable_prefix_caching or settings.async_scheduling

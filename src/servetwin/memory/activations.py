@@ -30,8 +30,6 @@ MLA_WORKSPACE_TOKENS = 64 * 1024
 DEFAULT_MULTIPROCESSORS = 128
 """Of a device that states none: rows of the Triton sampler's buffer."""
 
-PHASES = ("forward", "sampling", "compilation")
-
 
 def peak_by_phase(
     architecture: ModelArchitecture, device: Device, ranks: int, step: ProfilingStep, dtype: str | None = None

@@ -40,7 +40,3 @@ def check_layers(found: Collection[str], wanted: Collection[str], where: str, *,
         names = ", ".join(missing)
         message = f"no rows for layer {names}; the file has {', '.join(sorted(found)) or 'none'}{hint}"
         raise InputError(message, where=where)
-
-
-REPEATED = frozenset({*BLOCK_LAYERS, "attention", "all_reduce"})
-"""Parts of a step that every transformer block has."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.scenario.importers.llmservingsim.cluster import DTYPES, KV_CACHE_DTYPES, checked_utilization
 from servetwin.scenario.importers.llmservingsim.refusals import not_modelled
-
-Fate = Literal["honoured", "refused", "ignored"]
 
 
 @dataclass(frozen=True)
