@@ -48,10 +48,40 @@ class Link:
 
 
 class Collectives(Protocol):
-    """What collectives among the ranks of one instance take."""
+    """What collectives among the accelerators of one replica take, in nanoseconds; 0 for a group of one.
 
-    def all_reduce_ns(self, num_bytes: float, ranks: int) -> float:
-        """Return the time until all ``ranks`` hold the sum of their ``num_bytes``, in nanoseconds (0 for one rank)."""
+    Accelerators are numbered as vLLM numbers ranks: tensor parallelism innermost, then pipeline, then data parallelism.
+    A group is ``ranks`` of them, each ``stride`` from the next: neighbours for tensor parallelism, ``stride`` = tensor
+    x pipeline size for data parallelism. Sizes are those of the whole tensor, as one rank sees it:
+
+    - all-reduce: the tensor that every rank holds before and after;
+    - all-gather: the gathered tensor; reduce-scatter: the tensor before it is scattered;
+    - all-to-all: all that one rank sends, its own part (1 / ranks) included;
+    - broadcast and send: the tensor.
+    """
+
+    def all_reduce_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return the time until all ranks hold the sum."""
+        ...
+
+    def all_gather_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return the time until all ranks hold all parts."""
+        ...
+
+    def reduce_scatter_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return the time until each rank holds its part of the sum."""
+        ...
+
+    def all_to_all_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return the time until each rank has what all others have for it."""
+        ...
+
+    def broadcast_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return the time until all ranks have what one has."""
+        ...
+
+    def send_ns(self, num_bytes: float, distance: int = 1) -> float:
+        """Return the time of one message to the accelerator ``distance`` further."""
         ...
 
 

@@ -23,6 +23,9 @@ class StepShape:
         ``(new_tokens, context_tokens)`` per prefill chunk; context is what was computed or found cached before.
     decode_kv_max, decode_kv_min
         Extremes of the decodes' context; only kept up when the step model's ``needs`` has ``"kv_extremes"``, else 0.
+    draw
+        A number that no other step of any instance has, to draw random numbers by; only given when ``needs`` has
+        ``"draw"``, else 0.
     """
 
     num_decodes: int
@@ -30,6 +33,7 @@ class StepShape:
     prefills: tuple[tuple[int, int], ...] = ()
     decode_kv_max: int = 0
     decode_kv_min: int = 0
+    draw: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -42,11 +46,23 @@ class StepShape:
         return self.num_decodes + len(self.prefills)
 
 
+def grown_by(shape: StepShape, steps: int) -> StepShape:
+    """Return the shape of a batch of decodes alone ``steps`` steps later."""
+    return StepShape(
+        shape.num_decodes,
+        shape.decode_kv_tokens + shape.num_decodes * steps,
+        (),
+        shape.decode_kv_max + steps,
+        shape.decode_kv_min + steps,
+        shape.draw + steps,
+    )
+
+
 class StepModel(Protocol):
     """How long a step takes. Deterministic: equal shapes take equal times."""
 
     needs: frozenset[str]
-    """Beyond counts and sums: ``"kv_extremes"`` or nothing."""
+    """Beyond counts and sums: ``"kv_extremes"``, ``"draw"``, or nothing."""
 
     notices: list[str]
     """What the user should know (extrapolation, a layer that is missing and why), each said once."""
@@ -87,11 +103,10 @@ class StepModelBase:
 
     def decode_run_ns(self, shape: StepShape, max_steps: int, limit_ns: int) -> Sequence[int]:
         """Step one by one: always correct; models override it to be faster."""
-        n = shape.num_decodes
         durations: list[int] = []
         total = 0
         for i in range(max_steps):
-            grown = StepShape(n, shape.decode_kv_tokens + n * i, (), shape.decode_kv_max + i, shape.decode_kv_min + i)
+            grown = grown_by(shape, i)
             duration = self.duration_ns(grown)
             durations.append(duration)
             total += duration

@@ -1,0 +1,1 @@
+"""Routed experts: which ones a step activates, and where they lie."""

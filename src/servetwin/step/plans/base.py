@@ -1,0 +1,86 @@
+"""The contracts of execution plans: how the parts of a step are put together on several ranks and stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from servetwin.core.registry import Registry
+from servetwin.step.base import StepShape
+
+
+class RankModel(Protocol):
+    """One pipeline stage of one data-parallel rank: its times in the parts that plans put together.
+
+    A rank is all accelerators that share its layers (tensor parallelism): they act as one, and its times are theirs.
+    All ranks of a group are alike and share one rank model per stage.
+    """
+
+    needs: frozenset[str]
+    """As of a step model: ``"kv_extremes"``, ``"draw"``, or nothing."""
+
+    notices: list[str]
+    """What the user should know, each said once."""
+
+    def own_ns(self, shape: StepShape, num_tokens: int, num_sequences: int) -> float:
+        """Return what a rank does by itself: all but the routed experts, in nanoseconds.
+
+        Parameters
+        ----------
+        num_tokens, num_sequences
+            Rows of the layers over tokens and over sequences: the shape's own, or more where the engine pads them.
+        """
+        ...
+
+    def shared_ns(self, tokens: Sequence[int], draw: int) -> float:
+        """Return what the ranks do together: dispatch, the slowest rank's routed experts, combine; 0 without experts.
+
+        Parameters
+        ----------
+        tokens
+            Tokens of each attention rank, as they are sent (padded where the engine pads).
+        draw
+            What random numbers are drawn by.
+        """
+        ...
+
+    def send_ns(self, num_tokens: int) -> float:
+        """Return what it takes to send a batch's activations to the next stage; 0 for the last stage."""
+        ...
+
+
+class StageTime(NamedTuple):
+    """One stage's part of a batch, in whole nanoseconds: how long it is busy, and how long the way to the next takes."""
+
+    busy_ns: int
+    send_ns: int
+
+
+class ExecutionPlan(Protocol):
+    """How a batch is carried out by ranks in lockstep and stages in a row.
+
+    Deterministic, like a step model: equal shapes take equal times.
+    """
+
+    num_ranks: int
+    """Data-parallel ranks that step together (1: a replica by itself)."""
+
+    num_stages: int
+    """Pipeline stages, which is also how many batches may be in flight."""
+
+    needs: frozenset[str]
+    notices: list[str]
+
+    def stage_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[StageTime]:
+        """Return the time of each stage for one batch.
+
+        Parameters
+        ----------
+        shapes
+            What each rank computes, of length ``num_ranks``; None for one that has nothing to do (at least one has).
+        """
+        ...
+
+
+execution_plans: Registry[ExecutionPlan] = Registry("execution plan")
+"""Factories take ``(stages: Sequence[RankModel], num_ranks: int)`` by keyword and their own options."""
