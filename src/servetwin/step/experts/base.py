@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertLoad:
-    """What the routed experts of one layer compute in one step, per expert-parallel rank: columns of shape ``(ranks,)``.
+    """What the routed experts of one layer compute in one step: columns of shape ``(expert-parallel ranks,)``.
 
     Expected values where the routing is one of expectation, else whole numbers.
 

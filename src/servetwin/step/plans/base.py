@@ -50,7 +50,7 @@ class RankModel(Protocol):
 
 
 class StageTime(NamedTuple):
-    """One stage's part of a batch, in whole nanoseconds: how long it is busy, and how long the way to the next takes."""
+    """One stage's part of a batch, in whole nanoseconds: how long it is busy, and the way to the next stage."""
 
     busy_ns: int
     send_ns: int
