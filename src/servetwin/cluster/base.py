@@ -9,9 +9,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from servetwin.core.errors import InputError
 from servetwin.core.registry import Registry
-from servetwin.engine.base import EngineSettings, InstanceLog, Ordering, RequestLog, Scheduler
+from servetwin.engine.base import NOT_YET, EngineSettings, InstanceLog, Ordering, RequestLog, Scheduler
 from servetwin.step.base import StepModel
+from servetwin.step.plans.base import ExecutionPlan
 from servetwin.workload.base import Workload
 
 
@@ -31,6 +33,11 @@ class InstanceSpec:
         Bytes of one KV block over all its ranks, to turn blocks into bytes.
     weight_bytes
         Bytes of the model's weights over all its ranks.
+    plan
+        How a batch is carried out where the instance is a pipeline or a rank of a lockstep group; None: by the step
+        model alone.
+    group
+        Consecutive instances with the same number (0 or more) step together, as the ranks of one lockstep group.
     """
 
     name: str
@@ -40,9 +47,19 @@ class InstanceSpec:
     settings: EngineSettings
     scheduler: Scheduler
     ordering: Ordering
-    step_model: StepModel
+    step_model: StepModel | None
     kv_bytes_per_block: int = 0
     weight_bytes: int = 0
+    plan: ExecutionPlan | None = None
+    group: int = NOT_YET
+
+    @property
+    def timing(self) -> StepModel | ExecutionPlan:
+        """What times its steps."""
+        timing = self.plan or self.step_model
+        if timing is None:
+            raise InputError("an instance needs a step model or a plan", where=self.name)
+        return timing
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from servetwin.cluster.base import InstanceSpec, Router
 from servetwin.core.errors import InputError, InvariantError, unknown_name
+from servetwin.engine.base import SchedulerView
 
 READABLE = ("block_keys", "kv_used_blocks", "outstanding", "running", "waiting")
 
@@ -25,7 +26,25 @@ def check_plugins(instances: Sequence[InstanceSpec], router: Router) -> None:
     for spec in instances:
         _check("scheduler", spec.scheduler, ("plan",))
         _check("ordering", spec.ordering, ("key", "preempts_by_key"))
-        _check("step model", spec.step_model, ("needs", "notices", "duration_ns", "decode_run_ns"))
+        if spec.plan is None:
+            _check("step model", spec.step_model, ("needs", "notices", "duration_ns", "decode_run_ns"))
+        else:
+            _check_grouped(spec)
+
+
+def _check_grouped(spec: InstanceSpec) -> None:
+    """Check an instance with an execution plan, which not every scheduler can fill."""
+    _check("execution plan", spec.plan, ("num_ranks", "num_stages", "needs", "notices", "stage_times_ns"))
+    answers = getattr(spec.scheduler, "reads", None) == frozenset()
+    view = SchedulerView(0, 0, 0, False, spec.settings.enable_chunked_prefill)
+    if not answers or spec.scheduler.plan(view).decode != "first":
+        raise InputError(
+            f"scheduler {type(spec.scheduler).__name__} cannot fill pipelines or lockstep groups: it must "
+            "always give the same answer, and let running requests come first, as vLLM V1's does",
+            where=spec.name,
+        )
+    if spec.settings.async_scheduling:
+        raise InputError("async_scheduling is not modelled for pipelines and lockstep groups", where=spec.name)
 
 
 def _check(kind: str, plugin: object, parts: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """The event loop: arrivals, routing, the steps of all instances, and what a request's end releases.
 
-Equal times are served in this order: arrivals (by row), step ends and wake-ups (by instance), control events.
+What steps by itself is a *unit*: an instance, or a group of them in lockstep or with a pipeline. Equal times are served
+in this order: arrivals (by row), step ends and wake-ups (by unit), control events.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from servetwin.cluster.base import ClusterView, FrontEnd, InstanceSpec, RequestV
 from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.plugins import check_plugins, wrong_choice
 from servetwin.cluster.release import Releases
+from servetwin.cluster.units import make_units, members
 from servetwin.core.errors import StuckError
 from servetwin.core.interrupts import interrupts_handled
 from servetwin.core.units import NS_PER_S
@@ -103,19 +105,14 @@ class _Loop:
         known = workload.arrival_ns[workload.arrival_ns >= 0]
         first_ns = min(int(known.min()) + delay_ns if len(known) else NS_PER_S, NS_PER_S)
         reads_kv = "kv_used_blocks" in router.reads and len(specs) > 1
-        self.instances = [
-            Instance(
-                spec.settings,
-                spec.scheduler,
-                spec.ordering,
-                spec.step_model,
-                self.requests,
-                distinct=workload.contents is None,
-                first_poll_ns=first_ns,
-                skipping=skipping and not reads_kv,
-            )
-            for spec in specs
-        ]
+        self.units, self.instances = make_units(
+            specs,
+            self.requests,
+            distinct=workload.contents is None,
+            first_poll_ns=first_ns,
+            skipping=skipping and not reads_kv,
+        )
+        self._unit_of = [number for number, unit in enumerate(self.units) for _ in members(unit)]
         self.events: list[tuple[int, int, int]] = []
         self.releases = Releases(workload, front_end or FrontEnd(), self._release)
         several = len(specs) > 1
@@ -166,25 +163,26 @@ class _Loop:
         heapq.heappush(self.events, (STOP_NS, CONTROL, 0))
 
     def _serve_all(self, cut_ns: Sequence[int], arrived: _Arrived) -> None:
-        """Serve all instances together, or one after the other if nothing that one does can reach another."""
+        """Serve all units together, or one after the other if nothing that one does can reach another."""
         known = np.arange(np.searchsorted(self.workload.arrival_ns < 0, True))
         polls = any(spec.settings.idle_poll_ns for spec in self.specs)
-        if len(self.specs) == 1 or self.router.reads or self.releases.any or polls:
+        if len(self.units) == 1 or self.router.reads or self.releases.any or polls:
             self._serve(self._arrivals(known, arrived), cut_ns)
             return
         for rows in self._routed_ahead(known):
             self._serve(self._arrivals(rows, arrived), cut_ns, alone=True)
 
     def _routed_ahead(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Route all arrivals by a router that reads nothing; yield the rows of each instance, and those of none."""
+        """Route all arrivals by a router that reads nothing; yield the rows of each unit, and those of none."""
         for arrival_ns, row, prompt_tokens, _ in self._arrivals(rows, _Arrived(None)):
             if row < len(self.workload):
                 chosen = self._choose(row, arrival_ns, prompt_tokens)
                 self.requests.instance[row] = NOT_YET if chosen is None else chosen
         chosen_of_row = np.frombuffer(self.requests.instance, dtype=np.int32)[rows]
-        by_instance = np.argsort(chosen_of_row, kind="stable")
-        bounds = np.searchsorted(chosen_of_row[by_instance], np.arange(len(self.specs)))
-        yield from np.split(rows[by_instance], bounds)
+        unit_of_row = np.array([*self._unit_of, NOT_YET])[chosen_of_row]  # that of none comes last, and first
+        by_unit = np.argsort(unit_of_row, kind="stable")
+        bounds = np.searchsorted(unit_of_row[by_unit], np.arange(len(self.units)))
+        yield from np.split(rows[by_unit], bounds)
 
     def _serve(
         self, arrivals: Iterator[tuple[int, int, int, int]], cut_ns: Sequence[int], *, alone: bool = False
@@ -194,14 +192,14 @@ class _Loop:
         Parameters
         ----------
         alone
-            All of them go to one instance, which is known: their row says so.
+            All of them go to one unit, which is known: the log says to which of its instances.
         """
         events, last_ns = self.events, self._now_ns
         for time_ns in cut_ns:
             heapq.heappush(events, (time_ns, CONTROL, 0))
         heapq.heappush(events, (FAR_NS, CONTROL, -1))
         self._routed = alone
-        knows_next = alone or len(self.instances) == 1
+        knows_next = alone or len(self.units) == 1
         arrival_ns, row, prompt_tokens, output_tokens = next(arrivals)
         pop = heapq.heappop
         while True:
@@ -213,7 +211,7 @@ class _Loop:
                 continue
             now_ns, kind, number = pop(events)
             if kind == STEP:
-                if self.instances[number].next_event_ns == now_ns:
+                if self.units[number].next_event_ns == now_ns:
                     self._now_ns = now_ns
                     self._step(number, now_ns, arrival_ns if knows_next else FAR_NS)
             elif kind == ARRIVAL:
@@ -240,25 +238,28 @@ class _Loop:
         yield FAR_NS + 1, len(w), 0, 0
 
     def _step(self, number: int, now_ns: int, horizon_ns: int) -> None:
-        instance = self.instances[number]
+        unit = self.units[number]
         self._stepped_ns, self._stepped = now_ns, number
-        finished = instance.complete(now_ns)
+        finished = unit.complete(now_ns)
         if finished and self.releases.any:
             for request in finished:
                 self.releases.after_completion(request.row, now_ns)
-        end_ns = instance.plan(now_ns, horizon_ns)
+        end_ns = unit.plan(now_ns, horizon_ns)
         if end_ns is not None:
             heapq.heappush(self.events, (end_ns, STEP, number))
         if self._watches_steps:
-            self._look_at(number)
+            for instance in members(unit):
+                self._look_at(instance.number)
         elif finished and self._watches_ends:
-            self._live.outstanding[number] -= len(finished)
+            for request in finished:
+                self._live.outstanding[self.requests.instance[request.row]] -= 1
         if self.check_invariants:
-            check_instance(instance, self.specs[number].name)
+            for instance in members(unit):
+                check_instance(instance, self.specs[instance.number].name)
 
     def _cut_all(self, now_ns: int) -> None:
-        for number, instance in enumerate(self.instances):
-            end_ns = instance.cut(now_ns) if instance.busy else None
+        for number, unit in enumerate(self.units):
+            end_ns = unit.cut(now_ns) if unit.busy else None
             if end_ns is not None:
                 heapq.heappush(self.events, (end_ns, STEP, number))
 
@@ -288,12 +289,14 @@ class _Loop:
         if instance.settings.enable_prefix_caching:
             request.keys = self.contents.block_keys(row, instance.settings.block_size)
         instance.waiting.push(request)
-        if instance.may_notice:
-            passed = self._stepped_ns == now_ns and number < self._stepped
+        unit_number = self._unit_of[number]
+        unit = self.units[unit_number]
+        if unit.may_notice:
+            passed = self._stepped_ns == now_ns and unit_number < self._stepped
             polls_from_ns = self._polls_from_ns(now_ns) if instance.settings.idle_poll_ns else 0
-            event_ns = instance.notice(now_ns, polls_from_ns, boundary_passed=passed)
+            event_ns = unit.notice(now_ns, polls_from_ns, boundary_passed=passed)
             if event_ns is not None:
-                heapq.heappush(self.events, (event_ns, STEP, number))
+                heapq.heappush(self.events, (event_ns, STEP, unit_number))
         if self._watches_steps:
             self._look_at(number)
         elif self._watches_ends:
@@ -301,9 +304,9 @@ class _Loop:
 
     def _polls_from_ns(self, now_ns: int) -> int:
         """Return from when idle instances are polled: since all fell idle, or at once while one of them computes."""
-        if any(instance.computing for instance in self.instances):
+        if any(unit.computing for unit in self.units):
             return now_ns
-        return max(instance.idle_since_ns for instance in self.instances)
+        return max(unit.idle_since_ns for unit in self.units)
 
     def _reject(self, row: int, reason: str, now_ns: int) -> None:
         rejected = [row, *self.releases.after_rejection(row, now_ns)]
@@ -400,7 +403,7 @@ class _Loop:
     def _notices(self) -> list[str]:
         notices = list(self.workload.notices)
         for spec in self.specs:
-            notices += [notice for notice in spec.step_model.notices if notice not in notices]
+            notices += [notice for notice in spec.timing.notices if notice not in notices]
         return notices
 
 

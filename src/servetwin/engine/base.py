@@ -32,6 +32,8 @@ class EngineSettings:
         1 ms); 0: at once.
     async_scheduling
         A step is planned when the one before it starts: a request that comes later enters one step later.
+    overlap_chunks
+        In a pipeline, a prompt's next chunk may be scheduled while the one before is in flight.
     """
 
     num_blocks: int
@@ -45,6 +47,7 @@ class EngineSettings:
     enable_prefix_caching: bool = True
     idle_poll_ns: int = 0
     async_scheduling: bool = False
+    overlap_chunks: bool = True
 
 
 @dataclass(slots=True)
@@ -130,6 +133,8 @@ class InstanceLog:
     cached: reusable and unreferenced).
 
     Rounds: the steps with ``decoded > 0``, counted from 0. All requests of a cohort advance by one token in a round.
+    A pipeline has a cohort in each of its lanes: ``lane`` says for each step whose it was, rounds are counted lane by
+    lane, and ``span_lane`` says for each span whose rounds are meant. Both are empty where there is only one lane.
 
     Idle: ``idle_ns, idle_cached_blocks``: when the instance ran out of work, and what its cache holds then (used: 0).
 
@@ -151,6 +156,8 @@ class InstanceLog:
     span_request: array[int] = field(default_factory=_ints)
     span_round: array[int] = field(default_factory=_ints)
     span_tokens: array[int] = field(default_factory=_ints)
+    lane: array[int] = field(default_factory=_ints)
+    span_lane: array[int] = field(default_factory=_ints)
     resumed_request: array[int] = field(default_factory=_ints)
     resumed_ns: array[int] = field(default_factory=_longs)
     preempted_ns: array[int] = field(default_factory=_longs)

@@ -34,6 +34,8 @@ from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
 from servetwin.step.base import StepModel, StepShape
 
 FAR_NS = 2**62
+DRAW_BITS = 40
+"""More steps than 2 to this power would repeat another instance's draws."""
 
 
 class Instance:
@@ -43,6 +45,8 @@ class Instance:
     ----------
     requests
         The simulation's request columns, shared by all instances.
+    number
+        Its number among the instances, from which random draws follow.
     distinct
         Whether no two requests of the workload share content.
     first_poll_ns
@@ -56,6 +60,7 @@ class Instance:
         "_deaf",
         "_keeps_extremes",
         "_known_ns",
+        "_needs_draw",
         "_only_policy",
         "_skipping",
         "asks_once",
@@ -70,11 +75,13 @@ class Instance:
         "decoding",
         "ends_ns",
         "fifo",
+        "has_lanes",
         "idle_since_ns",
         "log",
         "longest_request",
         "may_notice",
         "next_event_ns",
+        "number",
         "ordering",
         "paused",
         "planned_steps",
@@ -92,6 +99,7 @@ class Instance:
         "start_ns",
         "step_model",
         "step_rows",
+        "steps_ended",
         "view",
         "waiting",
     )
@@ -104,6 +112,7 @@ class Instance:
         step_model: StepModel,
         requests: RequestLog,
         *,
+        number: int = 0,
         distinct: bool = True,
         first_poll_ns: int = 0,
         skipping: bool = True,
@@ -120,6 +129,11 @@ class Instance:
         self.block_size = settings.block_size
         self.shares_blocks = settings.enable_prefix_caching and not distinct
         self.cache = make_kv_cache(settings, distinct=distinct, preempts_by_key=ordering.preempts_by_key)
+        self.number = number
+        self.has_lanes = False
+        """Whether several batches may be in flight, each with a cohort of its own."""
+        self.steps_ended = 0
+        self._needs_draw = "draw" in step_model.needs
         self._keeps_extremes = "kv_extremes" in step_model.needs
         self.cohort = DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self.shares_blocks)
         self.longest_request = longest_request(settings)
@@ -192,11 +206,12 @@ class Instance:
             self.busy = True
             self.may_notice = False
             self.ends_ns = ()
-            self.next_event_ns = self._wake_ns(now_ns, polls_from_ns)
+            self.next_event_ns = self.wake_ns(now_ns, polls_from_ns)
             return self.next_event_ns
         return self.cut(now_ns + 1 if boundary_passed else now_ns)
 
-    def _wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
+    def wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
+        """Return when an idle instance notices something that comes at ``now_ns``."""
         poll = self.settings.idle_poll_ns
         if not poll or now_ns <= polls_from_ns:
             return max(now_ns, polls_from_ns) if poll else now_ns
@@ -310,7 +325,7 @@ class Instance:
         chunks = []
         wanted = 0
         for request in self.prefilling:
-            tokens = self.cap(request.known_tokens - request.computed_tokens)
+            tokens = self.wanted_tokens(request)
             wanted += tokens
             tokens = min(tokens, budget)
             if tokens > 0:
@@ -334,8 +349,13 @@ class Instance:
         for request in self.cohort.filling(rounds_ahead):
             self.cache.register(request, request.base + context_after)
 
-    def cap(self, tokens: int) -> int:
-        """Return how many of ``tokens`` tokens one request may compute in a step."""
+    def running_order(self) -> list[Request]:
+        """Return the running requests that may be scheduled, in order."""
+        return list(self.running.values())
+
+    def wanted_tokens(self, request: Request) -> int:
+        """Return how many tokens of its prompt a running request may compute in a step, were it alone."""
+        tokens = request.known_tokens - request.computed_tokens
         threshold = self.settings.long_prefill_token_threshold
         return min(tokens, threshold) if threshold else tokens
 
@@ -387,7 +407,8 @@ class Instance:
 
     # Time -----------------------------------------------------------------------------------------------------
 
-    def _time_step(self, now_ns: int, horizon_ns: int) -> None:
+    def _shape(self) -> StepShape:
+        """Return the shape of what was scheduled; its tokens count as computed from here on."""
         cohort = self.cohort
         chunks = self.chunks
         prefills: tuple[tuple[int, int], ...] = ()
@@ -398,7 +419,13 @@ class Instance:
         shape = StepShape(cohort.size, cohort.kv_tokens, prefills) if self.decoding else StepShape(0, 0, prefills)
         if self._keeps_extremes and self.decoding:
             shape.decode_kv_max, shape.decode_kv_min = cohort.extremes()
-        steps = 1 if chunks or self.paused or not self._skipping else run_steps(self)
+        if self._needs_draw:
+            shape.draw = (self.number << DRAW_BITS) + self.steps_ended
+        return shape
+
+    def _time_step(self, now_ns: int, horizon_ns: int) -> None:
+        shape = self._shape()
+        steps = 1 if self.chunks or self.paused or not self._skipping else run_steps(self)
         if steps == 1:
             self.ends_ns = (now_ns + self.step_model.duration_ns(shape),)
         else:
@@ -415,6 +442,11 @@ class Instance:
         if steps == 0:
             return []
         log_steps(self, steps)
+        return self._end_step(steps, now_ns)
+
+    def _end_step(self, steps: int, now_ns: int) -> list[Request]:
+        """Let the tokens of ``steps`` steps appear; return who finished."""
+        self.steps_ended += steps
         finished: list[Request] = []
         if self.decoding:
             self.batch_started = True

@@ -18,6 +18,8 @@ def log_span(instance: Instance, request: Request) -> None:
     tokens = instance.cohort.round - request.start_round
     if tokens:
         instance.span_rows.append((request.row, request.start_round, tokens))
+        if instance.has_lanes:
+            instance.log.span_lane.append(request.lane)
 
 
 def log_steps(instance: Instance, steps: int) -> None:

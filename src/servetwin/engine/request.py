@@ -36,8 +36,10 @@ class Request:
         KV blocks it holds, while it prefills (in the cohort it follows from the context).
     blocks
         Of these, the first ones that the prefix cache can find.
-    base, start_round, finish_round
-        In the cohort: its context is ``base`` + the cohort's rounds; when it came and when it will finish.
+    base, start_round, finish_round, lane
+        In the cohort: its context is ``base`` + the cohort's rounds; when it came, when it will finish, which cohort.
+    in_flight
+        While it prefills in a pipeline: batches in flight that compute one of its chunks.
     """
 
     __slots__ = (
@@ -48,8 +50,10 @@ class Request:
         "computed_tokens",
         "finish_round",
         "generated_tokens",
+        "in_flight",
         "keys",
         "known_tokens",
+        "lane",
         "lost_tokens",
         "num_blocks",
         "order_key",
@@ -80,6 +84,8 @@ class Request:
         self.base = 0
         self.start_round = 0
         self.finish_round = 0
+        self.lane = 0
+        self.in_flight = 0
 
     def __lt__(self, other: Request) -> bool:
         return self.order_key < other.order_key
