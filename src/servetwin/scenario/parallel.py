@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from servetwin.hardware.base import Device
 
 
+EXPERT_CONTEXT = {"num_experts", "top_k", "num_layers", "placement", "seed", "folder"}
+"""What an expert routing's factory may ask for."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One pipeline stage of a replica: what a step model or a rank model is made for."""

@@ -1,4 +1,4 @@
-"""Makes a pool's step model from its name and options."""
+"""Makes a pool's step model or execution plan from its name and options."""
 
 from __future__ import annotations
 
@@ -7,33 +7,43 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import servetwin.network.collectives
-import servetwin.step  # noqa: F401  (these imports register what is built in)
+import servetwin.step
+import servetwin.step.experts
+import servetwin.step.plans  # noqa: F401  (these imports register what is built in)
 from servetwin.core.errors import InputError
 from servetwin.network.base import Collectives, collectives
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
+from servetwin.scenario.parallel import Stage, stages_of
 from servetwin.step.base import StepModel, step_models
 from servetwin.step.host import HOSTS, NO_HOST_OVERHEAD, HostOverhead
+from servetwin.step.plans.base import ExecutionPlan, RankModel, execution_plans
 
-__all__ = ["CONTEXT", "build_step_model", "step_models"]
+__all__ = ["CONTEXT", "PLAN_CONTEXT", "build_plan", "build_step_model", "step_models"]
 
-CONTEXT: dict[str, Callable[[Replica, Callable[..., StepModel]], Any]] = {
-    "architecture": lambda replica, _: replica.model,
-    "device": lambda replica, _: replica.device,
-    "device_name": lambda replica, _: replica.hardware.device,
-    "link": lambda replica, _: replica.link,
-    "collectives": lambda replica, _: _collectives(replica),
-    "tensor_parallel_size": lambda replica, _: replica.engine.tensor_parallel_size,
-    "dtype": lambda replica, _: replica.dtype,
-    "kv_cache_dtype": lambda replica, _: replica.kv_cache_dtype,
-    "enforce_eager": lambda replica, _: replica.engine.enforce_eager,
-    "path": lambda replica, _: _path(replica),
-    "host": lambda replica, factory: _host(replica, factory),
+CONTEXT: dict[str, Callable[[Stage, Callable[..., StepModel]], Any]] = {
+    "architecture": lambda stage, _: stage.replica.model,
+    "device": lambda stage, _: stage.device,
+    "device_name": lambda stage, _: stage.replica.hardware.device,
+    "link": lambda stage, _: stage.replica.link,
+    "collectives": lambda stage, _: _collectives(stage.replica),
+    "tensor_parallel_size": lambda stage, _: stage.ranks.tensor,
+    "ranks": lambda stage, _: stage.ranks,
+    "experts": lambda stage, _: stage.experts,
+    "all2all_backend": lambda stage, _: stage.replica.engine.all2all_backend,
+    "dtype": lambda stage, _: stage.replica.dtype,
+    "kv_cache_dtype": lambda stage, _: stage.replica.kv_cache_dtype,
+    "enforce_eager": lambda stage, _: stage.replica.engine.enforce_eager,
+    "path": lambda stage, _: _path(stage.replica),
+    "host": lambda stage, factory: _host(stage.replica, factory),
 }
 """What a step model's factory may ask of a scenario, by the name of its parameter."""
+
+PLAN_CONTEXT = ("stages", "num_ranks", "decode_tokens", "prefill_tokens")
+"""What an execution plan's factory may ask for."""
 
 
 def build_step_model(replica: Replica) -> StepModel:
@@ -46,14 +56,79 @@ def build_step_model(replica: Replica) -> StepModel:
     InputError
         For an unknown model or option, or what the model says of its data.
     """
+    return _step_model(Stage(replica, replica.ranks))
+
+
+def _step_model(stage: Stage) -> StepModel:
+    replica = stage.replica
     options, where = replica.pool.step, f"{replica.where}.step"
     if not isinstance(options.model, str):
         given: StepModel = options.model
         return given
     factory = step_models.get(options.model, where=f"{where}.model")
-    context = {name: partial(find, replica, factory) for name, find in CONTEXT.items()}
+    context = {name: partial(find, stage, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
     return make(factory, options.extra, context, where, type(options).model_fields)
+
+
+def build_plan(replica: Replica) -> ExecutionPlan | None:
+    """Return the execution plan of a pool's replicas; None for plain ones, whose step model is enough.
+
+    Raises
+    ------
+    InputError
+        For a plan or option that does not exist, or a step model that cannot be taken apart.
+    """
+    options, where = replica.pool.step.plan, f"{replica.where}.step.plan"
+    kind = options.kind if options.kind != "auto" else _plan_of_degrees(replica)
+    if kind is None:
+        if options.extra:
+            raise InputError(
+                f"a replica of one rank and one stage has no plan to take {', '.join(options.extra)}", where=where
+            )
+        return None
+    if not isinstance(kind, str):
+        given: ExecutionPlan = kind
+        return given
+    engine = replica.engine
+    context: dict[str, Callable[[], Any]] = {
+        "stages": lambda: [_rank_model(stage) for stage in stages_of(replica)],
+        "num_ranks": lambda: engine.data_parallel_size if _in_lockstep(replica) else 1,
+        "decode_tokens": lambda: engine.dbo_decode_token_threshold,
+        "prefill_tokens": lambda: engine.dbo_prefill_token_threshold,
+    }
+    factory = execution_plans.get(kind, where=f"{where}.kind")
+    return make(factory, options.extra, context, where, type(options).model_fields)
+
+
+def _plan_of_degrees(replica: Replica) -> str | None:
+    """Return the plan that an engine's degrees ask for."""
+    engine = replica.engine
+    experts = replica.has_model and replica.model.is_moe
+    if engine.enable_dbo and experts and engine.data_parallel_size > 1:
+        return "two_batch_overlap"
+    if engine.data_parallel_size > 1 and experts:
+        return "lockstep"
+    return "pipeline" if engine.pipeline_parallel_size > 1 else None
+
+
+def _in_lockstep(replica: Replica) -> bool:
+    """Return whether the data-parallel ranks of a replica step together."""
+    return _plan_of_degrees(replica) in ("lockstep", "two_batch_overlap") or replica.pool.step.plan.kind not in (
+        "auto",
+        "pipeline",
+    )
+
+
+def _rank_model(stage: Stage) -> RankModel:
+    model = _step_model(stage)
+    if not hasattr(model, "own_ns"):
+        raise InputError(
+            f"the step model {stage.replica.pool.step.model!r} has no parts that pipelines and lockstep groups could put "
+            "together; roofline and profile have",
+            where=f"{stage.replica.where}.step.model",
+        )
+    return cast(RankModel, model)
 
 
 def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
@@ -66,7 +141,7 @@ def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
 
 
 def _collectives(replica: Replica) -> Collectives | None:
-    """Return the cost of collectives among the ranks; None for a single one."""
+    """Return the cost of collectives among the accelerators; None for a single one."""
     options, where = replica.pool.step.collective, f"{replica.where}.step.collective"
     if replica.link is None:
         return None
