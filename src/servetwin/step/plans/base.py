@@ -49,6 +49,37 @@ class RankModel(Protocol):
         ...
 
 
+class SharedTime(NamedTuple):
+    """What the ranks of a stage do together in a batch, by whether they compute or exchange data, in nanoseconds."""
+
+    dispatch_ns: float
+    experts_ns: float
+    combine_ns: float
+
+    @property
+    def total_ns(self) -> float:
+        """All of it, one after the other."""
+        return self.dispatch_ns + self.experts_ns + self.combine_ns
+
+
+NOTHING_SHARED = SharedTime(0.0, 0.0, 0.0)
+
+
+class OverlapModel(RankModel, Protocol):
+    """A rank model that also tells apart what plans can overlap; two-batch overlap needs one."""
+
+    expert_layers: int
+    """Layers with routed experts in this stage."""
+
+    def once_ns(self, num_sequences: int) -> float:
+        """Return the part of ``own_ns`` that a batch costs once however it is cut: LM head, sampler, host."""
+        ...
+
+    def shared_parts_ns(self, tokens: Sequence[int], draw: int) -> SharedTime:
+        """Return ``shared_ns`` in its parts."""
+        ...
+
+
 class StageTime(NamedTuple):
     """One stage's part of a batch, in whole nanoseconds: how long it is busy, and the way to the next stage."""
 
