@@ -148,7 +148,7 @@ def preset_topology(
     preset = PRESETS[name]
     inner = link_level(preset.link, preset.size, kind=preset.kind)
     if preset.kind == "torus":
-        inner = replace(inner, shape=preset.shape, closed=preset.closed)
+        inner = replace(inner, kind="torus", shape=preset.shape, closed=preset.closed)
     return join_nodes([inner], nodes, network, preset.network, preset.network_share, oversubscription, name)
 
 
