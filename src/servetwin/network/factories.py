@@ -54,7 +54,8 @@ def _named(name: str) -> Callable[..., TopologyCollectives]:
         where = topology_of(topology, link, nodes, network, one_kernel_ranks=8)
         return TopologyCollectives(where, algorithm=name)
 
-    factory.__doc__ = f"""{ALGORITHMS[name].summary.capitalize()}; where it is not defined, the cheapest algorithm.
+    summary = ALGORITHMS[name].summary
+    factory.__doc__ = f"""{summary[0].upper()}{summary[1:]}; where it is not defined, the cheapest algorithm.
 
     Parameters
     ----------
