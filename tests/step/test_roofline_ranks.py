@@ -172,6 +172,25 @@ def test_what_is_sent_to_the_next_stage() -> None:
     assert last.send_ns(256) == 0.0
 
 
+class Protocols:
+    """Collectives that know their protocols: not a plain ring, though as fast."""
+
+    all_reduce_ns = RING.all_reduce_ns
+    all_gather_ns = RING.all_gather_ns
+    reduce_scatter_ns = RING.reduce_scatter_ns
+    all_to_all_ns = RING.all_to_all_ns
+    broadcast_ns = RING.broadcast_ns
+    send_ns = RING.send_ns
+
+
+def test_only_plain_rings_are_slowed_down() -> None:
+    """The share of a link's bandwidth is a plain ring's; collectives with protocols are taken as they are."""
+    plain = RooflineStepModel(LLAMA, H100, 2, RING).breakdown_ns(StepShape(0, 0, ((512, 0),)))["all_reduce"]
+    known = RooflineStepModel(LLAMA, H100, 2, Protocols()).breakdown_ns(StepShape(0, 0, ((512, 0),)))["all_reduce"]
+    assert known == pytest.approx(65 * RING.all_reduce_ns(512 * 4096 * 2, 2))
+    assert plain > known
+
+
 def test_experts_meet_the_tokens_of_all_ranks() -> None:
     """All-gather sends every token to all ranks, all-to-all to the ranks or the experts that it needs."""
     size, hidden = 2, QWEN.hidden_size

@@ -8,6 +8,7 @@ from servetwin.core.errors import InputError
 from servetwin.llm.operators import Collective
 from servetwin.llm.parallel import Parallelism
 from servetwin.network.base import Collectives
+from servetwin.network.collectives import Ring
 from servetwin.step.kernels import Numbers
 
 Group = tuple[int, int]
@@ -41,7 +42,7 @@ class Exchange:
     ranks
         The rank's place, from which the groups follow.
     bandwidth_share
-        Share of the links' bandwidth that a collective reaches.
+        Share of the links' bandwidth that a collective on a plain `Ring` reaches; others know their protocols.
 
     Raises
     ------
@@ -51,7 +52,7 @@ class Exchange:
 
     def __init__(self, collectives: Collectives | None, ranks: Parallelism, bandwidth_share: float) -> None:
         self.groups = groups(ranks)
-        self._share = bandwidth_share
+        self._share = bandwidth_share if isinstance(collectives, Ring) else 1.0
         self._operations = {}
         if collectives is not None:
             self._operations = {
