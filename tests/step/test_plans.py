@@ -218,6 +218,7 @@ def test_overlap_hides_what_is_exchanged() -> None:
 def test_batches_are_cut_as_vllm_does(shapes: list[StepShape | None], cut: bool) -> None:
     """All ranks need 32 tokens, 512 with prompts, and more than half of the padded ones; an idle rank has none."""
     assert TwoBatchOverlap([Parts()], 2).is_cut(shapes) is cut
+    assert not TwoBatchOverlap([Parts()], 1).is_cut(shapes[:1])
 
 
 def test_overlap_needs_parts_and_a_fitting_backend() -> None:

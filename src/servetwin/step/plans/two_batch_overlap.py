@@ -79,7 +79,9 @@ class TwoBatchOverlap:
         return self._whole.stage_times_ns(shapes)
 
     def is_cut(self, shapes: Sequence[StepShape | None]) -> bool:
-        """Return whether all ranks have tokens enough, and some in both halves."""
+        """Return whether all of several ranks have tokens enough, and some in both halves."""
+        if self.num_ranks == 1:
+            return False
         for shape in shapes:
             if shape is None or shape.num_tokens < (self._prefill_tokens if shape.prefills else self._decode_tokens):
                 return False
