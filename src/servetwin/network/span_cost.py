@@ -8,6 +8,9 @@ from servetwin.core.units import GB, NS_PER_S
 from servetwin.network.algorithms import Algorithm, Moves, Operation, mesh_moves
 from servetwin.network.topology import MESHES, Level, Span
 
+LL_MOST = 0.5
+"""The most that protocol LL makes of a link: half of its bytes are flags."""
+
 
 class Cost(NamedTuple):
     """A time in two parts: what is paid once per operation, and what is paid on this level."""
@@ -27,7 +30,8 @@ def allows(span: Span, algorithm: Algorithm) -> bool:
     if algorithm.kernel == "switch":
         return level.in_switch_reduction
     if algorithm.kernel == "one_kernel":
-        return span.members == 1 and 1 < span.ranks <= level.one_kernel_ranks
+        # vLLM 0.19 (``_SUPPORTED_WORLD_SIZES``): 2, 4, 6 or 8 ranks
+        return span.members == 1 and span.ranks % 2 == 0 and span.ranks <= level.one_kernel_ranks
     return level.kind not in MESHES or algorithm.name in ("ring", "pairwise")
 
 
@@ -69,7 +73,7 @@ def sends_cost(level: Level, bandwidth_bytes_per_s: float, sent: Sent) -> Cost:
     wire_ns = sent.wire_bytes / bandwidth_bytes_per_s * NS_PER_S
     latency = sent.steps * level.latency_ns
     peer_ns = sent.peer_bytes / (costs.send_gb_per_s * GB) * NS_PER_S
-    small = Cost(costs.send_start_ns, latency + max(peer_ns, wire_ns))
+    small = Cost(costs.send_start_ns, latency + max(peer_ns, wire_ns / LL_MOST))
     large = Cost(costs.send_simple_start_ns, latency + wire_ns / costs.send_efficiency)
     return min(small, large, key=_total)
 
