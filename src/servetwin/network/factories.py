@@ -55,7 +55,9 @@ def _named(name: str) -> Callable[..., TopologyCollectives]:
         return TopologyCollectives(where, algorithm=name)
 
     summary = ALGORITHMS[name].summary
-    factory.__doc__ = f"""{summary[0].upper()}{summary[1:]}; where it is not defined, the cheapest algorithm.
+    factory.__doc__ = f"""{summary[0].upper()}{summary[1:]}.
+
+    Operations that it does not define are done by the cheapest algorithm.
 
     Parameters
     ----------
