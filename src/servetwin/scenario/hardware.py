@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from servetwin.hardware.base import Device
     from servetwin.memory.kv_capacity import KvCapacity
     from servetwin.network.base import Link
+    from servetwin.network.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Replica:
         return Parallelism(
             tensor=tensor,
             pipeline=engine.pipeline_parallel_size,
-            expert=group if engine.enable_expert_parallel else 1,
+            expert=(engine.expert_parallel_size or group) if engine.enable_expert_parallel else 1,
             data=data,
             decode_context=engine.decode_context_parallel_size,
             prefill_context=engine.prefill_context_parallel_size,
@@ -151,6 +152,9 @@ class Replica:
             return None
         from servetwin.network.base import Link
 
+        if self.topology is not None:
+            inner = self.topology.levels[0]
+            return Link(inner.bandwidth_bytes_per_s, inner.latency_ns)
         given = self.hardware.link
         bandwidth = None if given.bandwidth_gb_per_s is None else given.bandwidth_gb_per_s * GB
         if bandwidth is not None and given.latency_ns is not None:
@@ -160,6 +164,19 @@ class Replica:
         if given.latency_ns is not None:
             return Link(bandwidth, given.latency_ns)
         return Link(bandwidth, default.latency_ns, default.operation_ns)
+
+    @cached_property
+    def topology(self) -> Topology | None:
+        """How the accelerators are joined; None: all over one link."""
+        options, where = self.hardware.topology, f"{self.where}.hardware.topology"
+        if options is None:
+            return None
+        topology = options.build(where)
+        try:
+            topology.check_group(self.engine.accelerators)
+        except InputError as error:
+            raise InputError(str(error), where=where) from None
+        return topology
 
     @property
     def _default_link(self) -> Link:

@@ -19,6 +19,7 @@ from servetwin.scenario.base import (
     wrapped,
 )
 from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
+from servetwin.scenario.topology_options import TopologyField
 from servetwin.scenario.workload_field import WorkloadField
 
 SchedulerName: TypeAlias = Annotated[Any, implementation("plan", "scheduler"), AS_NAME]
@@ -75,7 +76,10 @@ class HardwareOptions(Options):
         le=65_536,
         description="Accelerators per replica; default and only value: the product of its degrees.",
     )
-    link: LinkOptions = Field(LinkOptions(), description="Link between them.")
+    link: LinkOptions = Field(LinkOptions(), description="Link between them, where no topology is given.")
+    topology: TopologyField | None = Field(
+        None, description="How the accelerators of a replica are joined; default: all over one link."
+    )
 
 
 class EngineOptions(ParallelOptions):
@@ -174,7 +178,11 @@ class HostOptions(Options):
 class CollectiveOptions(PluginOptions):
     """What an all-reduce among the accelerators of a replica takes. Further keys are its options (see below)."""
 
-    kind: CollectiveName = Field("ring", description="`ring`, `lss_ring` (LLMServingSim's), or a plug-in's name.")
+    kind: CollectiveName = Field(
+        "default",
+        description="`default`: `auto` (the cheapest algorithm) on a topology, `ring` over a link; or the name of an "
+        "algorithm (`servetwin list collectives`), or a plug-in's.",
+    )
 
 
 class StepOptions(PluginOptions):

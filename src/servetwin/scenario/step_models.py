@@ -124,8 +124,8 @@ def _rank_model(stage: Stage) -> RankModel:
     model = _step_model(stage)
     if not hasattr(model, "own_ns"):
         raise InputError(
-            f"the step model {stage.replica.pool.step.model!r} has no parts that pipelines and lockstep groups could put "
-            "together; roofline and profile have",
+            f"the step model {stage.replica.pool.step.model!r} has no parts that pipelines and lockstep groups could "
+            "put together; roofline and profile have",
             where=f"{stage.replica.where}.step.model",
         )
     return cast(RankModel, model)
@@ -148,9 +148,13 @@ def _collectives(replica: Replica) -> Collectives | None:
     if not isinstance(options.kind, str):
         given: Collectives = options.kind
         return given
-    link = replica.link
-    factory = collectives.get(options.kind, where=f"{where}.kind")
-    return make(factory, options.extra, {"link": lambda: link}, where, type(options).model_fields)
+    topology, link = replica.topology, replica.link
+    kind = options.kind if options.kind != "default" else "ring" if topology is None else "auto"
+    factory = collectives.get(kind, where=f"{where}.kind")
+    if topology is not None and "topology" not in inspect.signature(factory).parameters:
+        raise InputError(f"{kind!r} knows links only, no topology; leave out one of the two", where=f"{where}.kind")
+    context = {"link": lambda: link, "topology": lambda: topology}
+    return make(factory, options.extra, context, where, type(options).model_fields)
 
 
 def _path(replica: Replica) -> Path:
