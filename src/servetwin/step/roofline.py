@@ -17,7 +17,7 @@ from servetwin.core.number_formats import number_format
 from servetwin.core.units import NS_PER_S, NS_PER_US
 from servetwin.hardware.base import Device
 from servetwin.llm.base import ModelArchitecture
-from servetwin.llm.check_parallel import check_parallelism
+from servetwin.llm.checks import check_parallelism
 from servetwin.llm.operators import (
     AttentionKernel,
     Collective,
