@@ -13,11 +13,12 @@ from servetwin.hardware import load_device
 from servetwin.llm import Parallelism, load_model
 from servetwin.network import Link, Ring
 from servetwin.step.base import StepShape
-from servetwin.step.plans.base import SharedTime, execution_plans
+from servetwin.step.plans.base import ExecutionPlan, SharedTime, execution_plans
 from servetwin.step.plans.lockstep import DUMMY, Lockstep
 from servetwin.step.plans.pipeline import Pipeline
 from servetwin.step.plans.two_batch_overlap import Half, TwoBatchOverlap, cut_shape, makespan_ns
 from servetwin.step.roofline import RooflineStepModel
+from servetwin.testing.plans import ExecutionPlanConformance
 from servetwin.testing.step_models import decode_shapes, step_shapes
 
 QWEN = load_model("Qwen/Qwen3-30B-A3B")
@@ -69,6 +70,38 @@ class Parts(Plain):
     def shared_ns(self, tokens: Sequence[int], draw: int) -> float:
         """Return the sum of the parts."""
         return self.shared_parts_ns(tokens, draw).total_ns
+
+
+class TestPipelineConformance(ExecutionPlanConformance):
+    """A pipeline of three stages keeps the contract of plans."""
+
+    stages = tuple(
+        RooflineStepModel(QWEN, H100, collectives=RING, ranks=Parallelism(2, 3, stage=stage)) for stage in range(3)
+    )
+
+    def make(self) -> ExecutionPlan:
+        """Return the plan."""
+        return Pipeline(self.stages)
+
+
+class TestLockstepConformance(ExecutionPlanConformance):
+    """So does a group of two ranks with two stages."""
+
+    stages = tuple(
+        RooflineStepModel(QWEN, H100, collectives=RING, ranks=Parallelism(2, 2, 4, stage, 2)) for stage in range(2)
+    )
+
+    def make(self) -> ExecutionPlan:
+        """Return the plan."""
+        return Lockstep(self.stages, 2)
+
+
+class TestOverlapConformance(ExecutionPlanConformance):
+    """So does one whose batches overlap in halves."""
+
+    def make(self) -> ExecutionPlan:
+        """Return the plan."""
+        return TwoBatchOverlap([DEEPEP], 2, decode_tokens=2, prefill_tokens=2)
 
 
 def test_plans_are_found_by_name() -> None:

@@ -106,7 +106,11 @@ class ExecutionPlan(Protocol):
     """Pipeline stages, which is also how many batches may be in flight."""
 
     needs: frozenset[str]
-    notices: list[str]
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know, each said once."""
+        ...
 
     def stage_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[StageTime]:
         """Return the time of each stage for one batch.
