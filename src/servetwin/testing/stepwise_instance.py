@@ -6,9 +6,12 @@ import bisect
 from dataclasses import dataclass, field
 
 from servetwin.cluster.base import InstanceSpec
+from servetwin.core.errors import StuckError
 from servetwin.engine.base import SchedulerView
 from servetwin.step.base import StepShape
 from servetwin.testing.stepwise_kv_cache import StepwiseKVCache, StepwiseRequest
+
+MOST_FRUITLESS_PREEMPTIONS = 10_000
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +72,7 @@ class StepwiseInstance:
         self.short_of_blocks = False
         self.known_ns = 0
         self.budget = 0
+        self.fruitless_preemptions = 0
         self.steps: list[tuple[int, int, int, int, int, int]] = []
         self.gauges: list[tuple[int, int, int, int, int]] = []
         self.idle: list[tuple[int, int]] = []
@@ -126,8 +130,8 @@ class StepwiseInstance:
                 continue
             tokens = min(self._cap(request.known_tokens - request.computed), self.budget)
             while not self.cache.allocate(request, [], request.computed + tokens):
-                victim = self._victim(request)
-                if victim.in_flight:
+                victim = self._victim()
+                if victim is None:
                     self.short_of_blocks = True
                     return
                 position = self.running.index(victim)
@@ -147,13 +151,12 @@ class StepwiseInstance:
         threshold = self.settings.long_prefill_token_threshold
         return min(tokens, threshold) if threshold else tokens
 
-    def _victim(self, needy: StepwiseRequest) -> StepwiseRequest:
-        """Return who gives way to a request: it or one that is in no batch in flight.
-
-        It itself may be partly in flight; then nobody gives way.
-        """
-        candidates = [request for request in self.running if request is needy or not request.in_flight]
+    def _victim(self) -> StepwiseRequest | None:
+        """Return who gives way: nobody who is in flight."""
+        candidates = [request for request in self.running if not request.in_flight]
         ordering = self.spec.ordering
+        if not candidates:
+            return None
         if not ordering.preempts_by_key:
             return candidates[-1]
         return max(candidates, key=lambda r: (ordering.key(r.arrival_ns, r.priority, r.prompt_tokens), r.row))
@@ -161,6 +164,9 @@ class StepwiseInstance:
     def _preempt(self, victim: StepwiseRequest, now_ns: int) -> None:
         self.preempted = True
         self.preempted_ns.append(now_ns)
+        self.fruitless_preemptions += 1
+        if self.fruitless_preemptions > MOST_FRUITLESS_PREEMPTIONS:
+            raise StuckError("requests preempt each other for ever")
         self.cache.release(victim)
         victim.preemptions += 1
         victim.computed_before_preemption = max(victim.computed, victim.computed_before_preemption)
@@ -230,6 +236,7 @@ class StepwiseInstance:
                 continue
             request.prefilling = False
             request.token_times_ns.append(now_ns)
+            self.fruitless_preemptions = 0
             if len(request.token_times_ns) == request.output_tokens:
                 request.state = "completed"
                 request.finish_ns = now_ns
