@@ -12,7 +12,7 @@ from servetwin.cluster.simulation import simulate
 from servetwin.step.base import StepShape
 from servetwin.step.plans.base import ExecutionPlan
 from servetwin.testing.equality import differences
-from servetwin.testing.plans import SlowestRankPlan
+from servetwin.testing.group_plans import SlowestRankPlan
 from servetwin.testing.random_groups import AvoidingRouter
 from servetwin.testing.stepwise import simulate_stepwise
 from servetwin.workload.base import Workload

@@ -18,7 +18,7 @@ from servetwin.step.fixed import FixedLatency
 from servetwin.step.plans.lockstep import Lockstep
 from servetwin.step.plans.pipeline import Pipeline
 from servetwin.testing.equality import token_times
-from servetwin.testing.plans import SlowestRankPlan
+from servetwin.testing.group_plans import SlowestRankPlan
 
 DEGREES = st.sampled_from([1, 2, 4])
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from servetwin.cluster.base import ClusterView, InstanceSpec, RequestView, Router
 from servetwin.engine.base import EngineSettings, Scheduler, schedulers
 from servetwin.step.plans.base import ExecutionPlan
-from servetwin.testing.plans import SlowestRankPlan, SpreadPlan
+from servetwin.testing.group_plans import SlowestRankPlan, SpreadPlan
 from servetwin.testing.random_scenarios import RandomScenario, SpreadStepModel, random_scenario
 
 MOST_INSTANCES = 9
