@@ -245,6 +245,20 @@ def test_stages_send_hidden_states_and_residual() -> None:
     ]  # fmt: skip
 
 
+def test_gaps_are_not_counted_twice() -> None:
+    """Where times hold the gaps between kernels, collectives cost the way of their data, without a start."""
+    slow = Ring(Link(1e9, 500, operation_ns=40_000))
+    place = Parallelism(2)
+    table = moe_profile(ranks=2)
+    for gaps, start_ns in ((False, 40_000 + 2 * 500), (True, 0)):
+        rank = ProfileStepModel(
+            replace(table, gaps_included=gaps), SIZES, collectives=slow, host=HOST, ranks=place, experts=Even()
+        )
+        parts = rank.breakdown_ns(decodes([100] * 4))
+        assert parts["all_reduce"] == pytest.approx(6 * (start_ns + 4 * ROW))
+        assert parts["combine"] == pytest.approx(6 * (start_ns + 4 * ROW))
+
+
 def test_padding_makes_a_rank_compute_more_rows() -> None:
     """Rows that the engine pads cost layers over tokens and over sequences, not attention; a dummy has no logits."""
     rank = model()

@@ -133,7 +133,8 @@ def equal(first: Profile, second: Profile) -> bool:
             pairs += [(a.first, b.first), (a.second, b.second), (a.time_ns, b.time_ns)]
         else:
             pairs.append((a, b))
-    facts = [(p.hardware, p.model, p.tensor_parallel_size, p.serial, p.token_padding, p.host, p.not_measured)
+    facts = [(p.hardware, p.model, p.tensor_parallel_size, p.serial, p.token_padding, p.host, p.gaps_included,
+              p.not_measured)
              for p in (first, second)]  # fmt: skip
     return len(curves) == len(first.dense) + len(first.per_sequence) and facts[0] == facts[1] and all(
         np.array_equal(a, b) for a, b in pairs
@@ -192,7 +193,7 @@ def test_host_and_layers_left_out_survive(tmp_path: Path) -> None:
     full = profile()
     dense = {name: curve for name, curve in full.dense.items() if name != "act_fn"}
     first = Profile("h", "m", 1, dense, full.per_sequence, full.attention, serial=full.serial,
-                    host=HostOverhead(5.0, 0.5), not_measured={"act_fn": "fused"})  # fmt: skip
+                    host=HostOverhead(5.0, 0.5), gaps_included=True, not_measured={"act_fn": "fused"})  # fmt: skip
     write_native([first], tmp_path / "p")
     assert equal(load_profile(tmp_path / "p"), first)
 

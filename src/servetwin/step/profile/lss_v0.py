@@ -76,6 +76,7 @@ def read_lss_v0(folder: Path, tensor_parallel_size: int) -> Profile:
         experts=experts,
         token_padding="power_of_two" if tpu else "none",
         host=TPU_HOST_OVERHEAD if tpu else NO_HOST_OVERHEAD,
+        gaps_included=not tpu,
         source=str(folder),
         not_measured=not_measured,
         notices=tuple(notices),

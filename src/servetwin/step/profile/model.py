@@ -14,6 +14,7 @@ from servetwin.step.plans.base import NOTHING_SHARED, SharedTime
 from servetwin.step.profile.attention import Prefills, measured_attention
 from servetwin.step.profile.expert_times import measured_experts
 from servetwin.step.profile.fixed_parts import FixedParts
+from servetwin.step.profile.gaps import BeyondStart
 from servetwin.step.profile.limits import Limits
 from servetwin.step.profile.lss_attention import lss_attention
 from servetwin.step.profile.lss_experts import lss_experts
@@ -81,6 +82,8 @@ class ProfileStepModel(StepModelBase):
         _check(profile, sizes, ranks, collectives, experts)
         layers = stage_layers(sizes.num_layers, ranks.pipeline, ranks.stage, ranks.partition)
         self._layers = len(layers)
+        if collectives is not None and profile.gaps_included and options.interpolation == "default":
+            collectives = BeyondStart(collectives)
         self._ranks, self._collectives = ranks, collectives
         self._row_bytes = sizes.hidden_size * sizes.bytes_per_element
         self._lss_parallelism = options.parallelism == "lss"

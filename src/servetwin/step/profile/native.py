@@ -73,6 +73,7 @@ def read_native(folder: Path, tensor_parallel_size: int) -> Profile:
     not_measured = _not_measured(fields)
     host = _host(fields)
     tile = fields.integer("context_tile", 1)
+    gaps_included = fields.flag("gaps_included", False)
     fields.refuse_others()
     own = degree_folder(folder, tensor_parallel_size)
     experts = _experts(own)
@@ -88,6 +89,7 @@ def read_native(folder: Path, tensor_parallel_size: int) -> Profile:
         serial=_serial(own / "serial_read.csv"),
         token_padding=cast(TokenPadding, padding),
         host=host,
+        gaps_included=gaps_included,
         source=str(folder),
         not_measured=not_measured,
     )
@@ -202,6 +204,8 @@ def _manifest(profile: Profile) -> dict[str, Any]:
     host = {"per_step_us": profile.host.per_step_us, "per_request_us": profile.host.per_request_us}
     if any(host.values()):
         manifest["host"] = {name: value for name, value in host.items() if value}
+    if profile.gaps_included:
+        manifest["gaps_included"] = True
     if isinstance(profile.attention, AdditiveAttention) and profile.attention.context_tile > 1:
         manifest["context_tile"] = profile.attention.context_tile
     if profile.not_measured:

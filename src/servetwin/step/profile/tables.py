@@ -147,6 +147,9 @@ class Profile:
         How the server pads a step's tokens before it computes layers over tokens.
     host
         What the host adds to a step where nothing else is said.
+    gaps_included
+        Whether the times hold the gaps between kernels, in which the host starts the next one; then a collective costs
+        the way of its data alone.
     source
         The folder that it was read from.
     not_measured
@@ -166,6 +169,7 @@ class Profile:
     serial: SerialRead | None = None
     token_padding: TokenPadding = "none"
     host: HostOverhead = NO_HOST_OVERHEAD
+    gaps_included: bool = False
     source: str = ""
     not_measured: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = field(default=())
