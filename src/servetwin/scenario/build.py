@@ -21,8 +21,9 @@ from servetwin.metrics.options import MetricOptions
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.load import LoadedScenario
+from servetwin.scenario.plans import build_plan, with_partition
 from servetwin.scenario.schema import Scenario
-from servetwin.scenario.step_models import build_plan, build_step_model
+from servetwin.scenario.step_models import build_step_model
 from servetwin.scenario.workload_field import build_workload
 from servetwin.workload.base import Workload
 
@@ -95,7 +96,8 @@ def build(loaded: LoadedScenario) -> Deployment:
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
     replicas = tuple(
-        Replica(pool, pool.model or scenario.model, loaded.folder, scenario.seed) for pool in scenario.cluster
+        with_partition(Replica(pool, pool.model or scenario.model, loaded.folder, scenario.seed))
+        for pool in scenario.cluster
     )
     return Deployment(
         loaded=loaded,

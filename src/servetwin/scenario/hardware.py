@@ -36,12 +36,15 @@ class Replica:
         From which relative paths count.
     seed
         The scenario's.
+    partition
+        Layers of each pipeline stage where they were balanced; else those of the options count.
     """
 
     pool: PoolOptions
     model_name: str | None
     folder: Path
     seed: int = 0
+    partition: tuple[int, ...] | None = None
 
     @property
     def where(self) -> str:
@@ -101,7 +104,7 @@ class Replica:
             data=data,
             decode_context=engine.decode_context_parallel_size,
             prefill_context=engine.prefill_context_parallel_size,
-            partition=given if isinstance(given, tuple) else None,
+            partition=given if isinstance(given, tuple) else self.partition,
         )
 
     @property

@@ -17,6 +17,7 @@ from servetwin.cluster.base import routers
 from servetwin.core.registry import Registry
 from servetwin.network.base import collectives
 from servetwin.scenario.parallel import EXPERT_CONTEXT
+from servetwin.scenario.plans import PLAN_CONTEXT
 from servetwin.scenario.reference_text import (
     default_text,
     meanings,
@@ -26,7 +27,7 @@ from servetwin.scenario.reference_text import (
     type_text,
 )
 from servetwin.scenario.schema import Scenario
-from servetwin.scenario.step_models import CONTEXT, PLAN_CONTEXT, step_models
+from servetwin.scenario.step_models import CONTEXT, step_models
 from servetwin.step.experts.base import expert_routings
 from servetwin.step.plans.base import execution_plans
 

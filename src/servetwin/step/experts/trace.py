@@ -112,6 +112,21 @@ class TraceRouting:
             before = after
         return found
 
+    def received_at(self, step: int) -> int:
+        """Return how many experts' weights the busiest rank fetches just before a step, all layers together."""
+        placement = self._placement
+        if not isinstance(placement, RebalancingPlacement) or step == 0:
+            return 0
+        epoch = placement.num_rebalances(step)
+        if epoch == placement.num_rebalances(step - 1):
+            return 0
+        earlier: list[ExpertPlacement] = [placement] * len(self._layers)
+        if epoch > 1:
+            earlier = self._placements_at(placement, placement.rebalance_step(epoch - 1))
+        later = self._placements_at(placement, placement.rebalance_step(epoch))
+        moves = [received_experts(old, new) for old, new in zip(earlier, later, strict=True)]
+        return int(np.sum(moves, axis=0).max())
+
     def _slots_at(self, step: int) -> list[Slots] | None:
         """Return each layer's slots after the last rebalancing before a step; None before the first."""
         placement = self._placement
