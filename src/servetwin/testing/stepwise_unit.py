@@ -74,7 +74,8 @@ class StepwiseUnit:
 
     def _schedule(self, now_ns: int) -> bool:
         """Let every rank schedule a batch; return whether any has one."""
-        return any([self._schedule_rank(rank, now_ns) for rank in self.ranks])
+        have_one = [self._schedule_rank(rank, now_ns) for rank in self.ranks]
+        return any(have_one)
 
     def _schedule_rank(self, rank: StepwiseInstance, now_ns: int) -> bool:
         """Let a rank schedule a batch; with nothing in flight it tries again where it only preempted somebody."""
