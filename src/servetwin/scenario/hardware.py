@@ -265,7 +265,7 @@ class Replica:
             return 0
         dtype = self.kv_cache_dtype or self.dtype
         per_token = sum(self.model.kv_bytes_per_token(dtype=dtype, ranks=stage) for stage in self._stages)
-        return per_token * self.engine.block_size * self.ranks.tensor
+        return per_token * self.engine.block_size * self.ranks.tensor // self.ranks.decode_context
 
     @property
     def weight_bytes(self) -> int:
