@@ -316,7 +316,17 @@ def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) 
         ProfileStepModel(**given)  # type: ignore[arg-type]
 
 
-def test_unknown_step_shapes_keep_their_draw() -> None:
+def test_pairs_far_beyond_the_table_are_said_once() -> None:
+    """More than four times the measured (token, expert) pairs give one notice, fewer none."""
+    rank = ProfileStepModel(moe_profile(), SIZES, experts=Even())
+    rank.shared_ns((1024,), 0)
+    assert not any("pairs" in notice for notice in rank.notices)
+    for tokens in (1025, 4000):
+        rank.shared_ns((tokens,), 0)
+    assert sum("(token, expert) pairs" in notice for notice in rank.notices) == 1
+
+
+def test_single_tokens_keep_their_draw() -> None:
     """A chunk of one token becomes a decode without losing the step's draw."""
     drawn = model(drawn=True)
     single = StepShape(3, 300, ((1, 100),), 100, 100, draw=5)

@@ -143,7 +143,10 @@ class ProfileStepModel(StepModelBase):
             sharing, self._router_ns = LssExperts(looked_up, *place), looked_up.router_ns
         else:
             measured = measured_experts(profile.experts, sizes.experts)
-            sharing = VllmExperts(measured, *place, options.all2all_backend)
+            last = measured.last_pairs
+            sharing = VllmExperts(
+                measured, *place, options.all2all_backend, lambda pairs: self._limits.check_pairs(pairs, last)
+            )
             self._router_ns = measured.router_ns
         self._experts = RoutedExperts(routing, sharing, layers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +48,19 @@ class VllmExperts:
     - ``deepep_low_latency``: all-to-all of each (token, expert) pair, and back.
 
     The busiest sender or receiver decides an all-to-all.
+
+    Parameters
+    ----------
+    times, sizes
+        Times and sizes of the experts.
+    ranks, collectives
+        The rank's place, and what its group's collectives take; None for a single accelerator.
+    element_bytes
+        Of one activation.
+    backend
+        One of the three; the others need expert and data parallelism, without which the first is taken.
+    check_pairs
+        Told the most pairs of any rank, to say when they are far beyond the table.
     """
 
     def __init__(
@@ -58,8 +71,10 @@ class VllmExperts:
         collectives: Collectives | None,
         element_bytes: int,
         backend: All2AllBackend,
+        check_pairs: Callable[[float], None],
     ) -> None:
         self._times = times
+        self._check_pairs = check_pairs
         self._top_k = sizes.top_k
         self._row_bytes = sizes.hidden_size * element_bytes
         self._ranks = ranks
@@ -78,6 +93,7 @@ class VllmExperts:
         elif self._backend == "deepep_low_latency":
             slots = load.pairs
         busiest = float(self._times.ranks_ns(slots, load.pairs, load.experts, self._ranks.expert_tensor).max())
+        self._check_pairs(float(load.pairs.max()))
         dispatch_ns, combine_ns = self._exchange(tokens, load)
         return SharedTime(dispatch_ns, busiest, combine_ns)
 
