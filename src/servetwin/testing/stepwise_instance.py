@@ -131,7 +131,7 @@ class StepwiseInstance:
             tokens = min(self._cap(request.known_tokens - request.computed), self.budget)
             while not self.cache.allocate(request, [], request.computed + tokens):
                 victim = self._victim()
-                if victim is None:
+                if victim.in_flight:
                     self.short_of_blocks = True
                     return
                 position = self.running.index(victim)
@@ -151,15 +151,12 @@ class StepwiseInstance:
         threshold = self.settings.long_prefill_token_threshold
         return min(tokens, threshold) if threshold else tokens
 
-    def _victim(self) -> StepwiseRequest | None:
-        """Return who gives way: nobody who is in flight."""
-        candidates = [request for request in self.running if not request.in_flight]
+    def _victim(self) -> StepwiseRequest:
+        """Return who gives way; while that one is in flight nobody does."""
         ordering = self.spec.ordering
-        if not candidates:
-            return None
         if not ordering.preempts_by_key:
-            return candidates[-1]
-        return max(candidates, key=lambda r: (ordering.key(r.arrival_ns, r.priority, r.prompt_tokens), r.row))
+            return self.running[-1]
+        return max(self.running, key=lambda r: (ordering.key(r.arrival_ns, r.priority, r.prompt_tokens), r.row))
 
     def _preempt(self, victim: StepwiseRequest, now_ns: int) -> None:
         self.preempted = True
