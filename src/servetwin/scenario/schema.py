@@ -52,7 +52,7 @@ class LinkOptions(Options):
         None,
         gt=0,
         le=1e6,
-        description="Bandwidth per direction, 10^9 bytes per second; default: the device's own link.",
+        description="Bandwidth per direction, 10^9 bytes per second; default and, for `auto`, most: the device's own.",
     )
     latency_ns: float | None = Field(
         None,
@@ -180,8 +180,9 @@ class CollectiveOptions(PluginOptions):
 
     kind: CollectiveName = Field(
         "default",
-        description="`default`: `auto` (the cheapest algorithm) on a topology, `ring` over a link; or the name of an "
-        "algorithm (`servetwin list collectives`), or a plug-in's.",
+        description="`default`: `auto` (the cheapest algorithm) on a topology, on NVLink 3 to 5 and on Infinity Fabric "
+        "4 where no latency is given; `ring` over other links; or the name of an algorithm (`servetwin list "
+        "collectives`), or a plug-in's.",
     )
 
 
