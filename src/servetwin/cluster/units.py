@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from servetwin.cluster.base import InstanceSpec
+from servetwin.cluster.base import Disaggregation, InstanceSpec
 from servetwin.core.errors import InputError
 from servetwin.engine.base import NOT_YET, RequestLog
 from servetwin.engine.group import Group
@@ -28,6 +28,7 @@ def make_units(
     distinct: bool,
     first_poll_ns: int,
     skipping: bool,
+    disaggregation: Disaggregation | None = None,
 ) -> tuple[list[Unit], list[Instance]]:
     """Return the units in the order of their first instance, and all instances in order.
 
@@ -73,6 +74,10 @@ def make_units(
         ]
         instances += ranks
         units.append(Group(ranks, plan, first_poll_ns))
+    if disaggregation is not None:
+        for spec, instance in zip(specs, instances, strict=True):
+            instance.hands_over = disaggregation.first_token if spec.role == "prefill" else None
+            instance.instant_transfers = disaggregation.transfers is None
     return units, instances
 
 
