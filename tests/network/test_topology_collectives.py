@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,6 +173,16 @@ def test_one_level_by_lines_is_one_level_by_costs(
     used = model.algorithm_of(operation, size, ranks, stride).split(" on ")[0]
     by_cost = span_cost(spans[0], ALGORITHMS[used], operation, size).total_ns
     assert _time(model, operation, size, ranks, stride) == pytest.approx(by_cost)
+
+
+@given(calls(), st.lists(st.floats(0, 2**28), min_size=1, max_size=20))
+def test_many_sizes_at_once_are_single_calls(
+    call: tuple[TopologyCollectives, Operation, float, int, int], sizes: list[float]
+) -> None:
+    """To the last bit, on one level and on several."""
+    model, operation, size, ranks, stride = call
+    at_once = model.times_ns(operation, np.array([size, *sizes]), ranks, stride).tolist()
+    assert at_once == [_time(model, operation, one, ranks, stride) for one in (size, *sizes)]
 
 
 @pytest.mark.parametrize(("name", "size"), [("nvlink3", 8), ("nvlink4", 8), ("nvlink5", 8), ("infinity_fabric4", 8)])

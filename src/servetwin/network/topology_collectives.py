@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.network.algorithms import ALGORITHMS, ENGINE_ALGORITHMS, Algorithm, Operation
 from servetwin.network.composition import all_to_all_ns, parts, through_all_ns, together
@@ -104,14 +107,29 @@ class TopologyCollectives:
         if not spans:
             return 0.0
         if len(spans) == 1:
-            return self._on_one_level_ns(operation, num_bytes, ranks, stride)
+            lines = self._lines_of(operation, num_bytes, ranks, stride)
+            return min([fixed_ns + byte_ns * num_bytes for fixed_ns, byte_ns in lines])
         if operation == "all_to_all":
             return all_to_all_ns(spans, num_bytes)
         by_level = self._by_level(operation, spans, num_bytes)
         return min(by_level, self._through_all(operation, spans, num_bytes))
 
-    def _on_one_level_ns(self, operation: Operation, num_bytes: float, ranks: int, stride: int) -> float:
-        """Return the least of all ways, each a straight line over the size: a microsecond."""
+    def times_ns(
+        self, operation: Operation, sizes: NDArray[np.float64], ranks: int, stride: int = 1
+    ) -> NDArray[np.float64]:
+        """Return the times of an operation for many sizes at once, equal to single calls."""
+        if len(self._group(ranks, stride)) != 1:
+            return np.array([self._time_ns(operation, size, ranks, stride) for size in sizes.tolist()])
+        times = np.empty_like(sizes)
+        large = sizes >= self._group(ranks, stride)[0].level.costs.ONE_KERNEL_BYTES
+        for part in (large, ~large):
+            if part.any():
+                fixed_ns, byte_ns = np.array(self._lines_of(operation, float(sizes[part][0]), ranks, stride)).T
+                times[part] = np.min(fixed_ns + byte_ns * sizes[part][:, None], axis=1)
+        return times
+
+    def _lines_of(self, operation: Operation, num_bytes: float, ranks: int, stride: int) -> list[tuple[float, float]]:
+        """Return all ways of doing an operation on one level, each a straight line over the size."""
         (span,) = self._group(ranks, stride)
         key = (operation, ranks, stride, num_bytes >= span.level.costs.ONE_KERNEL_BYTES)
         lines = self._lines.get(key)
@@ -121,7 +139,7 @@ class TopologyCollectives:
                 for algorithm in self._ways(span, operation, num_bytes)
                 for line in span_lines(span, algorithm, operation)
             ]
-        return min([fixed_ns + byte_ns * num_bytes for fixed_ns, byte_ns in lines])
+        return lines
 
     def _group(self, ranks: int, stride: int) -> tuple[Span, ...]:
         key = (ranks, stride)
