@@ -15,18 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.cluster.base import (
-    ClusterView,
     Disaggregation,
     FrontEnd,
     InstanceSpec,
-    RequestView,
     Router,
     SimulationOutcome,
 )
 from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, STEP, Handovers
 from servetwin.cluster.invariants import check_instance
-from servetwin.cluster.plugins import check_plugins, wrong_choice
+from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
+from servetwin.cluster.routing import Routing
 from servetwin.cluster.units import Unit, make_units, members
 from servetwin.core.errors import StuckError
 from servetwin.core.interrupts import interrupts_handled
@@ -109,7 +108,6 @@ class _Loop:
         self.workload = workload
         self.specs = specs
         self.router = router
-        self.staleness_ns = staleness_ns
         self.front_end = front_end
         self.check_invariants = check_invariants
         self.requests = RequestLog.of_size(len(workload))
@@ -118,8 +116,8 @@ class _Loop:
         known = workload.arrival_ns[workload.arrival_ns >= 0]
         first_ns = min(int(known.min()) + delay_ns if len(known) else NS_PER_S, NS_PER_S)
         self.disaggregation = disaggregation
-        reads = router.reads | (disaggregation.decode_router.reads if disaggregation else frozenset())
-        reads_kv = "kv_used_blocks" in reads and len(specs) > 1
+        self.routing = Routing(workload, specs, router, staleness_ns, disaggregation)
+        reads_kv = "kv_used_blocks" in self.routing.reads and len(specs) > 1
         self.units, self.instances = make_units(
             specs,
             self.requests,
@@ -131,13 +129,6 @@ class _Loop:
         self._unit_of = [number for number, unit in enumerate(self.units) for _ in members(unit)]
         self.events: list[tuple[int, int, int]] = []
         self.releases = Releases(workload, front_end or FrontEnd(), self._release)
-        several = len(specs) > 1
-        self._watches_steps = several and bool(reads & {"waiting", "running", "kv_used_blocks"})
-        self._watches_ends = several and "outstanding" in reads
-        self._live = self._view()
-        self._stale: ClusterView | None = None
-        self._stale_ns = 0
-        self._candidates: dict[tuple[str | None, bool], NDArray[np.int64]] = {}
         self._now_ns = 0
         self._stepped_ns, self._stepped = -1, -1
         self._routed = False
@@ -206,7 +197,7 @@ class _Loop:
         """Route all arrivals by a router that reads nothing; yield the rows of each unit, and those of none."""
         for arrival_ns, row, prompt_tokens, _ in self._arrivals(rows, _Arrived(None)):
             if row < len(self.workload):
-                chosen = self._choose(row, arrival_ns, prompt_tokens)
+                chosen = self.routing.choose(row, arrival_ns, prompt_tokens)
                 self.requests.instance[row] = NOT_YET if chosen is None else chosen
         chosen_of_row = np.frombuffer(self.requests.instance, dtype=np.int32)[rows]
         unit_of_row = np.array([*self._unit_of, NOT_YET])[chosen_of_row]  # that of none comes last, and first
@@ -289,12 +280,12 @@ class _Loop:
             for instance in members(unit):
                 if instance.reserved:
                     self._handovers.begin(instance, now_ns)
-        if self._watches_steps:
+        if self.routing.watches_steps:
             for instance in members(unit):
-                self._look_at(instance.number)
-        elif finished and self._watches_ends:
+                self.routing.look_at(instance)
+        elif finished and self.routing.watches_ends:
             for request in finished:
-                self._live.outstanding[self.requests.instance[request.row]] -= 1
+                self.routing.left(self.requests.instance[request.row])
         if self.check_invariants:
             for instance in members(unit):
                 check_instance(instance, self.specs[instance.number].name)
@@ -302,8 +293,9 @@ class _Loop:
     def _take_handed_over(self, unit: Unit, now_ns: int) -> None:
         for instance in members(unit):
             if instance.handed_over and self._handovers:
-                if self._watches_ends and not self._watches_steps:
-                    self._live.outstanding[instance.number] -= len(instance.handed_over)
+                if self.routing.watches_ends:
+                    for _ in instance.handed_over:
+                        self.routing.left(instance.number)
                 self._handovers.take(instance, now_ns)
 
     def _cut_all(self, now_ns: int) -> None:
@@ -322,9 +314,9 @@ class _Loop:
         requests.arrival_ns[row] = now_ns
         number = 0
         if len(self.instances) > 1 or w.model is not None or self.disaggregation:
-            chosen = self._routed_to(row) if self._routed else self._choose(row, now_ns, prompt_tokens)
+            chosen = self._routed_to(row) if self._routed else self.routing.choose(row, now_ns, prompt_tokens)
             if chosen is None:
-                self._reject(row, self._nobody(row), now_ns)
+                self._reject(row, self.routing.nobody(row), now_ns)
                 return
             number = chosen
         requests.instance[row] = number
@@ -339,8 +331,8 @@ class _Loop:
         if instance.settings.enable_prefix_caching:
             request.keys = self.contents.block_keys(row, instance.settings.block_size)
         instance.waiting.push(request)
-        if self._watches_ends and not self._watches_steps:
-            self._live.outstanding[number] += 1
+        if self.routing.watches_ends:
+            self.routing.came(number)
         self._notify(number, now_ns)
 
     def _notify(self, number: int, now_ns: int) -> None:
@@ -354,19 +346,14 @@ class _Loop:
             event_ns = unit.notice(now_ns, polls_from_ns, boundary_passed=passed)
             if event_ns is not None:
                 heapq.heappush(self.events, (event_ns, STEP, unit_number))
-        if self._watches_steps:
-            self._look_at(number)
+        if self.routing.watches_steps:
+            self.routing.look_at(instance)
 
     def _polls_from_ns(self, now_ns: int) -> int:
         """Return from when idle instances are polled: since all fell idle, or at once while one of them computes."""
         if any(unit.computing for unit in self.units):
             return now_ns
         return max(unit.idle_since_ns for unit in self.units)
-
-    def _nobody(self, row: int) -> str:
-        model = self.workload.model[row] if self.workload.model else None
-        does = "serves" if self.disaggregation is None else "prefills"
-        return f"no pool {does} the model {model!r}"
 
     def _reject(self, row: int, reason: str, now_ns: int) -> None:
         rejected = [row, *self.releases.after_rejection(row, now_ns)]
@@ -375,94 +362,16 @@ class _Loop:
             self.requests.reasons[other] = reason if other == row else "an earlier turn of its session was rejected"
             self.requests.arrival_ns[other] = now_ns
 
-    # Routing --------------------------------------------------------------------------------------------------
-
     def _routed_to(self, row: int) -> int | None:
         number = self.requests.instance[row]
         return None if number == NOT_YET else number
 
     def _choose_decode(self, row: int, now_ns: int) -> int | None:
         """Return the instance that computes the output of a row whose prompt is computed."""
-        number = self._choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
-        if number is not None and self._watches_ends and not self._watches_steps:
-            self._live.outstanding[number] += 1
+        number = self.routing.choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
+        if number is not None and self.routing.watches_ends:
+            self.routing.came(number)
         return number
-
-    def _candidates_for(self, model: str | None, decodes: bool) -> NDArray[np.int64]:
-        """Return the instances that serve a model in one of the two roles."""
-        found = self._candidates.get((model, decodes))
-        if found is None:
-            other = "prefill" if decodes else "decode"
-            serving = [
-                i
-                for i, spec in enumerate(self.specs)
-                if (None in (model, spec.model) or spec.model == model) and spec.role != other
-            ]
-            found = self._candidates[model, decodes] = np.array(serving, dtype=np.int64)
-        return found
-
-    def _choose(self, row: int, now_ns: int, prompt_tokens: int, *, decodes: bool = False) -> int | None:
-        w, apart = self.workload, self.disaggregation
-        model = w.model[row] if w.model is not None else None
-        decodes = decodes or (apart is not None and prompt_tokens <= apart.local_prompt_tokens)
-        router = apart.decode_router if apart and decodes else self.router
-        candidates = self._candidates_for(model, decodes)
-        if not len(candidates):
-            return None
-        keys: Sequence[int] = ()
-        if "block_keys" in router.reads and w.contents is not None:
-            block_size = self.instances[0].block_size
-            keys = w.contents.block_keys(row, block_size)[: prompt_tokens // block_size]
-        session_id = w.session_id[row] if w.session_id is not None else None
-        priority = int(w.priority[row]) if w.priority is not None else 0
-        request = RequestView(row, now_ns, prompt_tokens, session_id, model, priority, keys)
-        choice = router.choose(request, self._seen(now_ns), candidates)
-        if choice.__class__ is not int or not self._may_serve(choice, candidates):
-            raise wrong_choice(router, choice, candidates.tolist())
-        return choice
-
-    def _may_serve(self, number: int, candidates: NDArray[np.int64]) -> bool:
-        if len(candidates) == len(self.specs):
-            return 0 <= number < len(self.specs)
-        return bool((candidates == number).any())
-
-    def _seen(self, now_ns: int) -> ClusterView:
-        """Return what the router sees: the present, or its last look at it."""
-        if not self.staleness_ns:
-            return self._live
-        if self._stale is None or now_ns - self._stale_ns >= self.staleness_ns:
-            live = self._live
-            self._stale = ClusterView(
-                live.waiting.copy(),
-                live.running.copy(),
-                live.outstanding.copy(),
-                live.kv_used_blocks.copy(),
-                live.kv_blocks,
-                live.max_num_seqs,
-            )
-            self._stale_ns = now_ns
-        return self._stale
-
-    def _view(self) -> ClusterView:
-        def zeros() -> NDArray[np.int64]:
-            return np.zeros(len(self.specs), dtype=np.int64)
-
-        return ClusterView(
-            zeros(),
-            zeros(),
-            zeros(),
-            zeros(),
-            np.array([spec.settings.num_blocks for spec in self.specs], dtype=np.int64),
-            np.array([spec.settings.max_num_seqs for spec in self.specs], dtype=np.int64),
-        )
-
-    def _look_at(self, number: int) -> None:
-        instance, view = self.instances[number], self._live
-        waiting, running = len(instance.waiting) + len(instance.loading), len(instance.running)
-        view.waiting[number] = waiting
-        view.running[number] = running
-        view.outstanding[number] = waiting + running
-        view.kv_used_blocks[number] = instance.cache.num_blocks - instance.cache.free_blocks
 
     # The end --------------------------------------------------------------------------------------------------
 
