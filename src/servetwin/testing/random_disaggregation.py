@@ -43,7 +43,7 @@ def _instances(rng: np.random.Generator, longest: int) -> list[InstanceSpec]:
     instances: list[InstanceSpec] = []
     for number, role in enumerate(roles):
         alike = pools[role] if rng.random() < 0.7 else _pool(rng, longest)
-        model = served[sum(spec.role == role for spec in instances) % 2] if served else None
+        model = served[roles[:number].count(role) % 2] if served else None
         spec = replace(alike, role=role, model=model)
         room = MOST_INSTANCES - len(instances) - (len(roles) - number - 1)
         grouped = rng.random() < 0.25
