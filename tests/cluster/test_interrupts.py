@@ -34,7 +34,7 @@ SCENARIO = {
 
 
 class PressAtLine:
-    """A tracer that presses Ctrl-C at the n-th line that the engine and the cluster execute, from the loop's start on."""
+    """A tracer that presses Ctrl-C at the n-th line of the engine and the cluster, from the loop's start on."""
 
     def __init__(self, number: int) -> None:
         self.left = number
