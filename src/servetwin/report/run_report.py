@@ -14,6 +14,7 @@ from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.records import Records, latencies_s
 from servetwin.metrics.stats import Statistics
 from servetwin.metrics.timeline import kv_blocks
+from servetwin.report.between import breakdown, links
 from servetwin.report.distributions import distribution
 from servetwin.report.figures import heat, lines
 from servetwin.report.page import Figure, charts, page, section
@@ -25,6 +26,7 @@ from servetwin.report.tables import (
     latency_table,
     number,
     percent,
+    pool_table,
     tiles,
 )
 
@@ -46,6 +48,7 @@ def run_report(measurements: Measurements, summary: dict[str, Any], title: str, 
     latencies, over_time = _distributions(measurements, summary), _over_time(measurements, summary)
     several = len(summary["instances"]) > 1
     instances = [_outstanding(measurements)] if several else []
+    between = [breakdown(measurements), *links(measurements)] if measurements.records.apart else []
     body = [
         _incomplete(summary),
         f'<div class="limit"><b>What limits it</b>{escape(measurements.limit.sentence)}</div>',
@@ -53,10 +56,11 @@ def run_report(measurements: Measurements, summary: dict[str, Any], title: str, 
         latency_table(summary),
         section("Latencies", charts(latencies)) if latencies else "",
         section("Over time", charts(over_time)) if over_time else "",
+        section("Prefill and decode", charts(between) + pool_table(summary["pools"])) if between else "",
         section("Instances", charts(instances) + instance_table(summary["instances"])) if several else "",
         _notices(summary["notices"]),
     ]
-    return page(title, subtitle, "\n".join(body), [*latencies, *over_time, *instances])
+    return page(title, subtitle, "\n".join(body), [*latencies, *over_time, *between, *instances])
 
 
 def _incomplete(summary: dict[str, Any]) -> str:
@@ -174,7 +178,8 @@ def _kv_percent(measurements: Measurements) -> tuple[NDArray[np.float64], NDArra
 def _outstanding(measurements: Measurements) -> Figure:
     """Return waiting + running requests of each instance over time; of very many, some evenly spread by their load."""
     table, names = measurements.resources, [spec.name for spec in measurements.records.instances]
-    metric, value = table["metric"], table["value"].astype(np.float64)
+    mine = table["kind"] == "instance"
+    metric, value = table["metric"][mine], table["value"][mine]
     load = (value[metric == "running"] + value[metric == "waiting"]).reshape(-1, len(names)).T
     shown = np.arange(len(names))
     caption = "waiting + running requests"
