@@ -57,7 +57,6 @@ def test_the_older_dialect_is_recognised_and_not_mixed(deployment: Deployment) -
 @pytest.mark.parametrize(
     ("cluster", "name"),
     [
-        (cluster_with({"pd_type": "prefill"}), "pd_type"),
         (cluster_with(cxl_mem={"mem_size": 1, "mem_bw": 1, "mem_latency": 0}), "cxl_mem"),
         (cluster_with({"placement": {"default": {"weights": "cpu"}}}), "placement"),
         (cluster_with({"placement": {"layers": {"moe": {"weights": "cxl:0"}}}}), "placement"),
@@ -67,6 +66,13 @@ def test_what_is_not_modelled_is_refused_by_name(deployment: Deployment, cluster
     """The message has the key and says that it is not modelled yet."""
     with pytest.raises(InputError, match=rf"{name}.*not modelled yet"):
         read_cluster(deployment.write(cluster))
+
+
+def test_roles_are_read(deployment: Deployment) -> None:
+    """pd_type: prefill, decode, or null for both."""
+    roles = [{"pd_type": role} for role in ("prefill", "decode", None)]
+    cluster = read_cluster(deployment.write(cluster_with(*roles)))
+    assert [instance.role for instance in cluster.instances] == ["prefill", "decode", None]
 
 
 def test_a_pim_is_refused_by_name(deployment: Deployment) -> None:
