@@ -13,6 +13,7 @@ from servetwin.core.errors import InputError
 from servetwin.scenario.build import build
 from servetwin.scenario.disaggregation import CONNECTORS
 from servetwin.scenario.load import load_scenario
+from servetwin.scenario.resolved import resolved_facts
 
 MODEL = "meta-llama/Llama-3.1-8B"
 
@@ -99,6 +100,15 @@ def test_short_prompts_stay() -> None:
     requests = servetwin.simulate(apart({"local_prompt_tokens": 1000})).requests
     assert set(requests["prefill_instance"]) == {"dec-0"}
     assert (requests["transfer_s"] == 0).all()
+
+
+def test_the_connectors_defaults_stand_among_the_resolved_facts() -> None:
+    """A reader of a run finds what was computed with."""
+    facts = resolved_facts(build(load_scenario(apart())))["disaggregation"]
+    nixl = CONNECTORS["nixl"]
+    assert (facts["first_token"], facts["handoff_us"]) == (nixl.first_token, nixl.handoff_us)
+    assert (facts["messages_per_block"], facts["kv_bytes_per_token"]) == (64, {"pre": 131072, "dec": 131072})
+    assert "message_us" not in resolved_facts(build(load_scenario(apart({"connector": "instant"}))))["disaggregation"]
 
 
 def test_the_links_record_has_the_interval_of_the_output() -> None:

@@ -58,12 +58,18 @@ class Deployment:
         """The scenario."""
         return self.loaded.scenario
 
+    @property
+    def disaggregation_options(self) -> DisaggregationOptions | None:
+        """The scenario's, or defaults; None where nothing is apart."""
+        if all(pool.role == "both" for pool in self.scenario.cluster):
+            return None
+        return self.scenario.disaggregation or DisaggregationOptions()
+
     def disaggregation(self) -> Disaggregation | None:
         """Return how requests get from prefill to decode, made anew for a run; None where nothing is apart."""
-        scenario = self.scenario
-        if all(pool.role == "both" for pool in scenario.cluster):
+        scenario, options = self.scenario, self.disaggregation_options
+        if options is None:
             return None
-        options = scenario.disaggregation or DisaggregationOptions()
         router = make_router(options.router, scenario.seed, "disaggregation.router")
         return make_disaggregation(
             options, router, self.replicas, self.instances, seconds_to_ns(scenario.output.interval_s)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from servetwin.scenario.build import Deployment
+from servetwin.scenario.disaggregation import disaggregation_facts
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.load import RESOLVED, LoadedScenario
 
@@ -76,7 +77,7 @@ def resolved_yaml(deployment: Deployment) -> str:
 
 def resolved_facts(deployment: Deployment) -> dict[str, Any]:
     """Return the facts that followed from a scenario."""
-    workload = deployment.workload
+    workload, apart = deployment.workload, deployment.disaggregation_options
     return {
         "scenario_hash": scenario_hash(deployment.loaded),
         "workload": {
@@ -87,6 +88,7 @@ def resolved_facts(deployment: Deployment) -> dict[str, Any]:
         },
         "notices": deployment.notices,
         "pools": {replica.pool.name: _pool_facts(replica) for replica in deployment.replicas},
+        **({} if apart is None else {"disaggregation": disaggregation_facts(apart, deployment.replicas)}),
     }
 
 
