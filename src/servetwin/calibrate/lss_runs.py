@@ -39,6 +39,7 @@ class LssRun:
             profiles=root / self.profiles,
             flags=self.flags,
             mode=mode,
+            pim_configs=root / "configs" / "pim",
         )
         folder = Path.cwd()
         return simulate(import_scenario(source, folder).data, folder=folder, edits=edits)

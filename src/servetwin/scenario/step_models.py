@@ -9,12 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import servetwin.network.collectives
 import servetwin.step  # noqa: F401  (these imports register what is built in)
 from servetwin.core.errors import InputError
 from servetwin.network.base import Collectives, collectives
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
+from servetwin.scenario.schema import StepOptions
+from servetwin.scenario.wording import in_plain_words
 from servetwin.step.base import StepModel, step_models
 from servetwin.step.host import HOSTS, NO_HOST_OVERHEAD, HostOverhead
 
@@ -32,6 +36,10 @@ CONTEXT: dict[str, Callable[[Replica, Callable[..., StepModel]], Any]] = {
     "enforce_eager": lambda replica, _: replica.engine.enforce_eager,
     "path": lambda replica, _: _path(replica),
     "host": lambda replica, factory: _host(replica, factory),
+    "folder": lambda replica, _: replica.folder,
+    "find_device": lambda replica, _: lambda: replica.device,
+    "kv_bytes": lambda replica, _: lambda: (replica.num_gpu_blocks - 1) * replica.kv_bytes_per_block,
+    "base_model": lambda replica, _: _base_model(replica),
 }
 """What a step model's factory may ask of a scenario, by the name of its parameter."""
 
@@ -54,6 +62,16 @@ def build_step_model(replica: Replica) -> StepModel:
     context = {name: partial(find, replica, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
     return make(factory, options.extra, context, where, type(options).model_fields)
+
+
+def _base_model(replica: Replica) -> StepModel:
+    """Return the step model that stands under ``base`` (of the accelerator, where another is beside it)."""
+    given, where = replica.pool.step.extra.get("base", "roofline"), f"{replica.where}.step.base"
+    try:
+        options = StepOptions.model_validate(given if isinstance(given, dict) else {"model": given})
+    except ValidationError as error:
+        raise InputError(in_plain_words(error.errors(include_url=False)[0]), where=where) from None
+    return build_step_model(replace(replica, pool=replica.pool.model_copy(update={"step": options})))
 
 
 def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:

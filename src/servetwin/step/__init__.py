@@ -1,5 +1,5 @@
 """Step models: how long one engine step takes."""
 
-from servetwin.step import affine, fixed, profile, roofline  # registers the built-in models by name
+from servetwin.step import affine, fixed, pim, profile, roofline  # registers the built-in models by name
 
-__all__ = ["affine", "fixed", "profile", "roofline"]
+__all__ = ["affine", "fixed", "pim", "profile", "roofline"]

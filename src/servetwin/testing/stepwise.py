@@ -306,7 +306,14 @@ class StepwiseInstance:
             prefills=tuple((tokens, request.computed) for request, tokens in requests if request.prefilling),
             decode_kv_max=max(contexts, default=0),
             decode_kv_min=min(contexts, default=0),
+            decode_prompts=self._decode_prompts(),
         )
+
+    def _decode_prompts(self) -> tuple[int, ...]:
+        if "decode_prompts" not in self.spec.step_model.needs:
+            return ()
+        decoding = [r for r in self.running if r.row in self.scheduled and not r.prefilling]
+        return tuple(r.prompt_tokens for r in decoding)
 
     def complete(self, now_ns: int) -> list[StepwiseRequest]:
         """End the step: tokens appear; return the requests that finished."""

@@ -12,12 +12,14 @@ from typing import Any, Literal
 from servetwin.core.errors import InputError
 from servetwin.core.units import GB, GIB
 from servetwin.hardware.catalogue import load_device
+from servetwin.hardware.pim_ini import PimIni
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
 from servetwin.llm.support import check_profiled
 from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
+from servetwin.scenario.importers.llmservingsim.pim import first_pim, pim_file, pim_step
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
 from servetwin.scenario.importers.llmservingsim.settings import (
     LEGACY_ROUTING,
@@ -55,6 +57,8 @@ class LssSource:
         ``lss``: as LLMServingSim computes; ``default``: as servetwin does.
     kv_capacity
         ``lss``: blocks by its formula; ``auto``: worked out from the device's real memory, see `kv_capacity`.
+    pim_configs
+        The folder that holds ``<pim_config>.ini``; None: ``pim`` beside the cluster file's folder, as in LSS.
     """
 
     cluster: Path
@@ -65,6 +69,7 @@ class LssSource:
     flags: LssFlags = field(default_factory=LssFlags)
     mode: Mode = "default"
     kv_capacity: Literal["lss", "auto"] = "lss"
+    pim_configs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -228,9 +233,13 @@ class _Builder:
         dtype = model.dtype if settings.dtype == "auto" else settings.dtype
         path = find_profile(self._source.profiles, instance, dtype=dtype, kv_cache_dtype=settings.kv_cache_dtype)
         step: dict[str, Any] = {"model": "profile", "path": self.relative(path)}
-        if self._source.mode == "lss":
-            step |= _lss_step(self._cluster, instance)
-        return step
+        lss = self._source.mode == "lss"
+        if lss:
+            step |= _lss_step(self._cluster, instance, first_pim(self._source, self._cluster))
+        if not settings.attn_offloading:
+            return step
+        file = pim_file(self._source, instance)
+        return pim_step(step, instance, settings, self.relative(file), lss=lss, legacy=self._cluster.legacy)
 
 
 def _built_in(name: str, where: str) -> ModelArchitecture:
@@ -240,15 +249,19 @@ def _built_in(name: str, where: str) -> ModelArchitecture:
         raise InputError(f"{error}. With --models DIR the config.json of any dense model can be given") from error
 
 
-def _lss_step(cluster: LssCluster, instance: LssInstance) -> dict[str, Any]:
+def _lss_step(cluster: LssCluster, instance: LssInstance, pim: PimIni | None) -> dict[str, Any]:
     """Return the points in which LLMServingSim's step time differs from ours, each a key that can be taken out."""
+    bandwidth, latency = cluster.host_bandwidth_gb_per_s, cluster.host_latency_ns
+    if pim is not None:  # the memory's own figures stand for those of cpu_mem
+        channels = pim.num_channels(cluster.instances[0].host_memory_gib)
+        bandwidth, latency = int(channels * pim.bandwidth_gb_per_s), int(pim.latency_ns)
     step: dict[str, Any] = {
         "host": {"per_step_us": 0.0, "per_request_us": 0.0},
         "interpolation": "lss",
         "skew": "lss",
         "merge_prefills": True,
         "token_padding": "none",
-        "host_io": {"bandwidth_gb_per_s": cluster.host_bandwidth_gb_per_s, "latency_ns": cluster.host_latency_ns},
+        "host_io": {"bandwidth_gb_per_s": bandwidth, "latency_ns": latency},
     }
     if instance.tensor_parallel_size > 1:
         step["collective"] = {
