@@ -310,7 +310,7 @@ class StepwiseInstance:
         )
 
     def _decode_prompts(self) -> tuple[int, ...]:
-        if "decode_prompts" not in self.spec.step_model.needs:
+        if self.spec.step_model is None or "decode_prompts" not in self.spec.step_model.needs:
             return ()
         decoding = [r for r in self.running if r.row in self.scheduled and not r.prefilling]
         return tuple(r.prompt_tokens for r in decoding)

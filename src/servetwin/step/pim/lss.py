@@ -22,8 +22,8 @@ class LssPimAttention:
     """Every decode takes ``(slope * g * tokens + intercept * s) / split`` on each of ``split`` channels.
 
     With ``g`` a quarter of the query heads per KV head, ``s`` the query's elements over 4,096, and ``split`` the lesser
-    of channels and KV heads. Decodes, longest first, go to the least loaded channel ``split`` times; each channel serves
-    its own one after the other, and the slowest counts.
+    of channels and KV heads. Decodes, longest first, go to the least loaded channel ``split`` times; each channel
+    serves its own one after the other, and the slowest counts.
 
     Parameters
     ----------
