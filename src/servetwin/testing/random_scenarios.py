@@ -23,7 +23,7 @@ class SpreadStepModel(StepModelBase):
     def __init__(self, scale_ns: int, *, extremes: bool) -> None:
         super().__init__()
         self.scale_ns = scale_ns
-        self.needs = frozenset({"kv_extremes"}) if extremes else frozenset()
+        self.needs = frozenset({"kv_extremes", "decode_prompts"}) if extremes else frozenset()
 
     def duration_ns(self, shape: StepShape) -> int:
         """Return an integer that mixes all fields."""
@@ -32,6 +32,7 @@ class SpreadStepModel(StepModelBase):
             total += 5 * new_tokens + new_tokens * context_tokens // 4
         if self.needs:
             total += 2 * shape.decode_kv_max + shape.decode_kv_min
+            total += sum(place * prompt for place, prompt in enumerate(shape.decode_prompts, 1)) // 4
         return total * self.scale_ns
 
 

@@ -40,7 +40,7 @@ class HeadGroup:
 
 
 def streamed_bytes(kernel: AttentionKernel) -> float:
-    """Return what the two products stream of one token and KV head; MLA's latent is key and value, so it comes twice."""
+    """Return what both products stream of one token and KV head; MLA's latent is key and value, so it comes twice."""
     per_head = kernel.kv_bytes_per_token / kernel.num_kv_heads
     if kernel.kind == "mla":
         return per_head * (kernel.head_dim + kernel.v_head_dim) / kernel.head_dim
