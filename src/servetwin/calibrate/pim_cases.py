@@ -27,19 +27,24 @@ PREDICTED_PIM = {
 }
 
 
-def _figure_run(config: str, **flags: bool) -> LssRun:
+def _figure_run(config: str, offloading: bool = False, interleaving: bool = False) -> LssRun:
     return LssRun(
         f"ispass26/figure_10/config/{config}_config.json",
         "ispass26/workloads/fixed_in128_out512_req256_rate10.jsonl",
         "profiles-v0",
-        LssFlags(max_num_seqs=256, enable_prefix_caching=False, **flags),
+        LssFlags(
+            max_num_seqs=256,
+            enable_prefix_caching=False,
+            enable_attn_offloading=offloading,
+            enable_sub_batch_interleaving=interleaving,
+        ),
     )
 
 
 FIGURE_10 = {
     "gpu-only": _figure_run("gpu_only"),
-    "pim": _figure_run("pim", enable_attn_offloading=True),
-    "pim-sbi": _figure_run("pim", enable_attn_offloading=True, enable_sub_batch_interleaving=True),
+    "pim": _figure_run("pim", offloading=True),
+    "pim-sbi": _figure_run("pim", offloading=True, interleaving=True),
 }
 """LLMServingSim's study of an A6000 beside HBM2 that computes; no hardware was measured."""
 

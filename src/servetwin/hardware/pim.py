@@ -42,6 +42,9 @@ class PimDevice:
         Between the accelerator and the device, per direction, and of one crossing.
     access_j_per_byte, external_j_per_byte, operation_j
         Energy of a byte from a bank to a multiplier, of a byte over the pins, and of one operation.
+    near_memory
+        Whether the controller computes, not the banks: it opens a row in one bank while another delivers, and scores do
+        not pass the memory's pins.
     idle_w, peak_w
         Of the device; None where not known.
     sources
@@ -65,6 +68,7 @@ class PimDevice:
     access_j_per_byte: float
     external_j_per_byte: float
     operation_j: float
+    near_memory: bool = False
     idle_w: float | None = None
     peak_w: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -81,7 +85,7 @@ class PimDevice:
 
 
 def read_pim_device(data: object, *, where: str) -> PimDevice:
-    """Return the device that a YAML file describes; every key but ``idle_w``, ``peak_w`` and ``sources`` is required.
+    """Return the device that a YAML file describes; all keys but ``near_memory``, powers and ``sources`` are required.
 
     Raises
     ------
@@ -108,6 +112,7 @@ def read_pim_device(data: object, *, where: str) -> PimDevice:
         access_j_per_byte=energy.number("access_pj_per_bit") * 8e-12,
         external_j_per_byte=energy.number("external_pj_per_bit") * 8e-12,
         operation_j=energy.number("operation_pj") * 1e-12,
+        near_memory=fields.flag("near_memory", False),
         idle_w=energy.number("idle_w") if "idle_w" in energy else None,
         peak_w=energy.number("peak_w") if "peak_w" in energy else None,
         sources={key: sources.text(key) for key in sources},

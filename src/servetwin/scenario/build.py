@@ -94,7 +94,9 @@ def build(loaded: LoadedScenario) -> Deployment:
 
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
-    replicas = tuple(Replica(pool, pool.model or scenario.model, loaded.folder) for pool in scenario.cluster)
+    replicas = tuple(
+        Replica(pool, pool.model or scenario.model, loaded.folder, loaded.allow_commands) for pool in scenario.cluster
+    )
     return Deployment(
         loaded=loaded,
         replicas=replicas,

@@ -31,11 +31,14 @@ class Replica:
         The pool's model, or the scenario's; None where neither names one.
     folder
         From which relative paths count.
+    allow_commands
+        Whether external commands may run.
     """
 
     pool: PoolOptions
     model_name: str | None
     folder: Path
+    allow_commands: bool = False
 
     @property
     def where(self) -> str:

@@ -37,6 +37,7 @@ CONTEXT: dict[str, Callable[[Replica, Callable[..., StepModel]], Any]] = {
     "path": lambda replica, _: _path(replica),
     "host": lambda replica, factory: _host(replica, factory),
     "folder": lambda replica, _: replica.folder,
+    "allow_commands": lambda replica, _: replica.allow_commands,
     "find_device": lambda replica, _: lambda: replica.device,
     "kv_bytes": lambda replica, _: lambda: (replica.num_gpu_blocks - 1) * replica.kv_bytes_per_block,
     "base_model": lambda replica, _: _base_model(replica),
@@ -58,10 +59,16 @@ def build_step_model(replica: Replica) -> StepModel:
     if not isinstance(options.model, str):
         given: StepModel = options.model
         return given
-    factory = step_models.get(options.model, where=f"{where}.model")
+    name = "operators" if options.model == "roofline" and _brings_times(replica) else options.model
+    factory = step_models.get(name, where=f"{where}.model")
     context = {name: partial(find, replica, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
     return make(factory, options.extra, context, where, type(options).model_fields)
+
+
+def _brings_times(replica: Replica) -> bool:
+    """Return whether the device's file names tables or a command that know its operators' times."""
+    return replica.pool.hardware is not None and replica.device.operators is not None
 
 
 def _base_model(replica: Replica) -> StepModel:

@@ -54,14 +54,16 @@ def head_group(device: PimDevice, kernel: AttentionKernel) -> HeadGroup:
     pins_ns = NS_PER_S / device.external_bytes_per_s
     flops = 2.0 * queries * (kernel.head_dim + kernel.v_head_dim)
     stream_ns = moved / device.channel_bytes_per_s * NS_PER_S
-    rows_ns = moved / (device.parallel_banks * device.row_bytes) * device.row_switch_ns
+    row_ns = device.row_switch_ns
+    if device.near_memory:  # hidden behind the row that another bank delivers
+        row_ns = max(0.0, row_ns - device.row_bytes / device.access_bytes * device.access_ns)
+    rows_ns = moved / (device.parallel_banks * device.row_bytes) * row_ns
+    scores = 0 if device.near_memory else 2 * queries * kernel.activation_bytes
     tile = device.parallel_banks * device.access_bytes / (moved / 2)
     return HeadGroup(
         fixed_ns=device.command_ns
         + queries * (kernel.head_dim + kernel.v_head_dim) * kernel.activation_bytes * pins_ns,
-        token_ns=max(stream_ns, flops / device.flops_per_channel * NS_PER_S)
-        + rows_ns
-        + 2 * queries * kernel.activation_bytes * pins_ns,
+        token_ns=max(stream_ns, flops / device.flops_per_channel * NS_PER_S) + rows_ns + scores * pins_ns,
         floor_ns=stream_ns,
         tile_tokens=max(1.0, tile),
     )

@@ -23,7 +23,7 @@ from servetwin.step.pim.closed_form import ClosedFormAttention
 from servetwin.step.pim.elsewhere import InMemory, OnHost, weight_bytes
 from servetwin.step.pim.lss import LssPimAttention
 from servetwin.step.pim.model import Elsewhere, Interleaving, PimStepModel
-from servetwin.step.pim.placement import CLASSES, OperatorClass, Resource, chosen, read_mapping
+from servetwin.step.pim.placement import CLASSES, PRODUCTS, OperatorClass, Resource, chosen, read_mapping
 from servetwin.step.pim.split import check_splits, split_step
 from servetwin.step.pim.table import TableAttention
 from servetwin.step.roofline import RooflineStepModel
@@ -73,9 +73,11 @@ def pim_step_model(
     host_device
         The host's processor, if operators may run there.
     mapping
-        See `read_mapping`.
+        Where each class of operators runs (``attention_decode``, ``attention_prefill``, ``gemm``, ``experts``, ``norms``,
+        ``elementwise``): ``accelerator``, ``pim``, ``host`` or ``auto`` (the default: by predicted time); one place for
+        all; or ``{path: FILE}`` of such a mapping.
     chosen_at
-        Changes `CHOSEN_AT`.
+        The step at which places are chosen: ``{decodes: 64, context_tokens: 1024, prefill_tokens: 512}``.
     interleaving, overlap, decodes_again
         See `PimStepModel`.
 
@@ -212,12 +214,19 @@ def _reference(given: Mapping[str, int] | None) -> StepShape:
 def _class_times(
     base: StepModel, attention: PimAttention, places: Mapping[Resource, Elsewhere], shape: StepShape
 ) -> dict[OperatorClass, dict[Resource, float]]:
-    own = split_step(base, shape)
+    decodes = decodes_of(shape)
+    alone = {
+        "attention_decode": StepShape(shape.num_decodes, shape.decode_kv_tokens, (), decodes.kv_max, decodes.kv_max),
+        "attention_prefill": StepShape(0, 0, shape.prefills),
+    }
     times: dict[OperatorClass, dict[Resource, float]] = {}
     for name in CLASSES:
-        times[name] = {"accelerator": own.of_class(name)}
-        times[name] |= {place: model.time_ns(name, shape) for place, model in places.items()}
-    times["attention_decode"]["pim"] = attention.step_ns(decodes_of(shape))
+        of = alone.get(name, shape)
+        times[name] = {"accelerator": split_step(base, of).of_class(name) if of.num_sequences else 0.0}
+        for place, model in places.items():
+            if place != "pim" or name in PRODUCTS:
+                times[name][place] = model.time_ns(name, of) if of.num_sequences else 0.0
+    times["attention_decode"]["pim"] = attention.step_ns(decodes)
     return times
 
 

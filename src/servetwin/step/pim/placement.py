@@ -15,6 +15,9 @@ RESOURCES: tuple[Resource, ...] = get_args(Resource)
 OperatorClass = Literal["attention_decode", "attention_prefill", "gemm", "experts", "norms", "elementwise"]
 CLASSES: tuple[OperatorClass, ...] = get_args(OperatorClass)
 
+PRODUCTS: tuple[OperatorClass, ...] = ("attention_decode", "attention_prefill", "gemm", "experts")
+"""Classes that multipliers in memory compute; they have no units for the others."""
+
 AUTO = "auto"
 """Where a class goes is chosen by predicted time."""
 
@@ -109,9 +112,10 @@ def chosen(
         if place == AUTO:
             places[name] = min(times, key=lambda resource: (times[resource], RESOURCES.index(resource)))
         elif place not in times:
-            allowed = ", ".join(times)
-            hint = f"there is no {place}; give step.{place}: {{device: ...}}, or one of {allowed}"
-            raise InputError(f"given {place!r}: {hint}", where=f"mapping.{name}")
+            why = "the scenario names no host_device" if place == "host" else "memory has no units for it"
+            if place == "pim" and name in PRODUCTS:
+                why = "only a memory with a closed form computes it"
+            raise InputError(f"given {place!r}: {why}; it can run on {', '.join(times)}", where=f"mapping.{name}")
         else:
             places[name] = cast(Resource, place)
     return places
