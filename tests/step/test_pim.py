@@ -13,7 +13,7 @@ from servetwin.core.errors import InputError
 from servetwin.hardware import load_device
 from servetwin.hardware.pim import load_pim_device, pim_device_names
 from servetwin.llm import load_model
-from servetwin.llm.operators import operators
+from servetwin.llm.operators import AttentionKernel, operators
 from servetwin.llm.parallel import Parallelism
 from servetwin.step.affine import AffineStepModel
 from servetwin.step.base import StepModel, StepShape
@@ -62,8 +62,8 @@ class TestConformanceOfLss(TestConformance):
 
     model = PimStepModel(
         ROOFLINE,
-        LssPimAttention("DDR4_8GB_3200_pim", 64, 1638.4, 13.86, num_heads=32, num_kv_heads=8, head_dim=128, num_layers=32,
-                        kv_grows=True),
+        LssPimAttention("DDR4_8GB_3200_pim", 64, 1638.4, 13.86, num_heads=32, num_kv_heads=8, head_dim=128,
+                        num_layers=32, kv_grows=True),
         {"attention_decode": "pim", "attention_prefill": "accelerator", "gemm": "accelerator", "experts": "accelerator",
          "norms": "accelerator", "elementwise": "accelerator"},
         num_layers=32, interleaving="auto", overlap=False, decodes_again=True,
@@ -81,13 +81,16 @@ class TestConformanceOfLss(TestConformance):
 def test_attention_is_never_faster_than_the_banks(
     name: str, model: str, ranks: int, count: int, shape: StepShape
 ) -> None:
-    """No step moves its keys and values faster than the internal bandwidth, nor computes faster than the multipliers."""
+    """No step moves keys and values faster than the internal bandwidth, nor computes faster than the multipliers."""
     device, ops = load_pim_device(name), operators(load_model(model), Parallelism(ranks))
     attention = ClosedFormAttention(device, count, ops, ranks)
     decodes = Decodes(shape.num_decodes, shape.decode_kv_tokens, shape.decode_kv_max)
     time_s = attention.step_ns(decodes) * 1e-9
     assert attention.internal_bytes_per_s <= device.internal_bytes_per_s * count / ranks
     assert attention.kv_bytes(decodes) <= attention.internal_bytes_per_s * time_s * (1 + 1e-9)
+    kernels = [op for op in ops if isinstance(op, AttentionKernel) and op.phase != "prefill"]
+    flops = sum(op.count * op.flops_per_pair * (decodes.kv_tokens + decodes.num) for op in kernels)
+    assert flops <= device.flops_per_channel * (device.channels * count // ranks) * time_s * (1 + 1e-9)
     floor_j = attention.kv_bytes(decodes) * ranks * device.access_j_per_byte
     assert attention.step_j(decodes) >= floor_j
 
@@ -208,6 +211,18 @@ def test_prompts_and_decodes_attend_at_the_same_time() -> None:
     prefill_ns = ROOFLINE.breakdown_ns(shape)["attention_prefill"]
     saved = in_turn.duration_ns(shape) - at_once.duration_ns(shape)
     assert saved == pytest.approx(min(memory_ns, prefill_ns), abs=2)
+
+
+def test_keys_and_values_of_prompts_pass_the_way_to_the_memory() -> None:
+    """Written once and read back for each later chunk; they cost time only where the way is slower than the rest."""
+    slow = make(pim={"device": "CXL-PNM", "count": 1}, interleaving="off")
+    fast = make(pim={"device": "HBM-PIM", "count": 5}, interleaving="off")
+    late = StepShape(0, 0, ((16, 60_000),))
+    way_ns = 60_016 * 131_072 / 64e9 * 1e9
+    assert slow.attention.prompts_ns(late.prefills) == pytest.approx(way_ns)
+    host_ns = ROOFLINE.breakdown_ns(late)["host"]
+    assert slow.duration_ns(late) == pytest.approx(way_ns + host_ns, rel=1e-6)
+    assert fast.duration_ns(late) == ROOFLINE.duration_ns(late)
 
 
 def test_places_are_chosen_by_predicted_time() -> None:

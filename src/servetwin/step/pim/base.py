@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from servetwin.step.base import StepShape
@@ -37,6 +38,13 @@ class PimAttention(Protocol):
 
     def step_ns(self, decodes: Decodes) -> float:
         """Return the time of a step's decode attention, queries to it and outputs from it included; 0 without any."""
+        ...
+
+    def prompts_ns(self, prefills: Sequence[tuple[int, int]]) -> float:
+        """Return how long prompt chunks ``(new, context)`` keep the way to the memory busy.
+
+        Keys and values of new tokens are written to it, those of the context are read from it by the accelerator.
+        """
         ...
 
     def step_j(self, decodes: Decodes) -> float:

@@ -145,6 +145,15 @@ class ClosedFormAttention:
         back = num * kernel.num_heads * kernel.v_head_dim * kernel.activation_bytes
         return 2 * self.device.link_latency_ns + (there + back) * self._link_byte_ns
 
+    def prompts_ns(self, prefills: Sequence[tuple[int, int]]) -> float:
+        """See `PimAttention`."""
+        total = 0.0
+        for kernel, _ in self._kinds:
+            window = (kernel.window or 2**62) - 1
+            tokens = sum(new + min(context, window) for new, context in prefills)
+            total += kernel.count * tokens * kernel.kv_bytes_per_token * self._link_byte_ns
+        return total
+
     def step_j(self, decodes: Decodes) -> float:
         """See `PimAttention`; over all ranks."""
         device, total = self.device, 0.0

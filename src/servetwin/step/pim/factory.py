@@ -73,9 +73,9 @@ def pim_step_model(
     host_device
         The host's processor, if operators may run there.
     mapping
-        Where each class of operators runs (``attention_decode``, ``attention_prefill``, ``gemm``, ``experts``, ``norms``,
-        ``elementwise``): ``accelerator``, ``pim``, ``host`` or ``auto`` (the default: by predicted time); one place for
-        all; or ``{path: FILE}`` of such a mapping.
+        Where each class of operators runs (``attention_decode``, ``attention_prefill``, ``gemm``, ``experts``,
+        ``norms``, ``elementwise``): ``accelerator``, ``pim``, ``host`` or ``auto`` (the default: by predicted time);
+        one place for all; or ``{path: FILE}`` of such a mapping.
     chosen_at
         The step at which places are chosen: ``{decodes: 64, context_tokens: 1024, prefill_tokens: 512}``.
     interleaving, overlap, decodes_again

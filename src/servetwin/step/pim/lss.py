@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 from servetwin.core.errors import InputError, unknown_name
@@ -78,6 +79,10 @@ class LssPimAttention:
     def step_ns(self, decodes: Decodes) -> float:
         """See `PimAttention`."""
         return float(self._layers * self._busiest(self._lengths(decodes))) if decodes.num else 0.0
+
+    def prompts_ns(self, prefills: Sequence[tuple[int, int]]) -> float:
+        """Return 0: LLMServingSim moves no keys and values of prompts."""
+        return 0.0
 
     def step_j(self, decodes: Decodes) -> float:
         """See `PimAttention`; peak less idle power for as long as each entry takes."""

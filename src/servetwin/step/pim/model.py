@@ -136,7 +136,10 @@ class PimStepModel(StepModelBase):
             fixed = self._parts(shape, self._on_accelerator(shape))
             if self._decodes_again and shape.prefills:
                 fixed = fixed._replace(prefill_ns=fixed.prefill_ns + fixed.decode_ns)
-            if not shape.prefills:
+            if shape.prefills:  # their keys and values pass beside all that the accelerator does
+                beside_ns = self.attention.prompts_ns(shape.prefills) - fixed.serial_ns
+                fixed = fixed._replace(prefill_ns=max(fixed.prefill_ns, beside_ns))
+            else:
                 self._of_decodes[shape.num_decodes] = fixed
         return fixed._replace(decode_ns=self.attention.step_ns(decodes_of(shape)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,10 @@ class TableAttention:
     def step_ns(self, decodes: Decodes) -> float:
         """See `PimAttention`."""
         return self._layers * self._times.curve(decodes.num).at(decodes.kv_tokens) if decodes.num else 0.0
+
+    def prompts_ns(self, prefills: Sequence[tuple[int, int]]) -> float:
+        """Return 0: the table does not say."""
+        return 0.0
 
     def step_j(self, decodes: Decodes) -> float:
         """See `PimAttention`; 0 where the table has no energies."""
