@@ -34,10 +34,12 @@ def test_each_point_of_mode_lss_can_be_turned_off_alone(reference: Path, key: st
     assert on.summary["duration_s"] != off.summary["duration_s"]
 
 
-def test_the_coefficients_can_be_turned_off(reference: Path) -> None:
-    """The file's geometry in their place: attention takes another time."""
+@pytest.mark.parametrize("growing", [True, False])
+def test_coefficients_and_prompt_lengths_can_be_turned_off(reference: Path, growing: bool) -> None:
+    """The file's geometry in place of the former, the whole context in place of the latter: other times."""
     run = PREDICTED_PIM["pim"]
     file = reference / "llmservingsim" / "configs" / "pim" / "DDR4_8GB_3200_pim.ini"
     ours = {"cluster.lss.step.pim": {"device": str(file), "memory_gib": 512.0}}
-    on, off = run.simulate(reference, "lss"), run.simulate(reference, "lss", ours)
+    edits = {"cluster.lss.step.pim.kv_grows": True} if growing else ours
+    on, off = run.simulate(reference, "lss"), run.simulate(reference, "lss", edits)
     assert on.summary["tpot_s"]["mean"] != off.summary["tpot_s"]["mean"]

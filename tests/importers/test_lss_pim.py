@@ -68,9 +68,10 @@ def test_mode_lss_names_each_difference_by_a_key(deployment: Deployment) -> None
 
 
 def test_the_older_dialect_computes_decodes_twice_beside_prompts(deployment: Deployment) -> None:
-    """By a key of its own."""
+    """By a key of its own, and its KV grows."""
     cluster = with_pim(deployment, LEGACY | {"hardware": "A6000"})
-    assert step_of(deployment, cluster, OFFLOADING, "lss")["decodes_again"] is True
+    step = step_of(deployment, cluster, OFFLOADING, "lss")
+    assert step["decodes_again"] is step["pim"]["kv_grows"] is True
 
 
 def test_without_the_flag_a_pim_is_only_memory(deployment: Deployment) -> None:

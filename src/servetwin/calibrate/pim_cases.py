@@ -57,7 +57,6 @@ CAUSES: Mapping[str, Mapping[str, Any]] = {
     "attention of decodes on the GPU too beside prompts": {f"{_STEP}.decodes_again": False},
     "attention of prompts and decodes one after the other": {f"{_STEP}.overlap": True},
     "halves in every step": {f"{_STEP}.interleaving": "auto"},
-    "prompt length for the context": {f"{_STEP}.pim.kv_grows": True},
 }
 """What mode lss repeats, each undone by its key, in the order in which `_chain` undoes them."""
 

@@ -46,8 +46,8 @@ def pim_step(
 
     In mode lss each point in which LLMServingSim differs is a key that can be taken out: coefficients of unknown origin
     (``pim.model``), the prompt's length for the context (``pim.kv_grows: false``), attention of prompts before that of
-    decodes (``overlap``), halves in every step (``interleaving``), and in the older dialect attention of decodes on the
-    accelerator too wherever a prompt is beside them (``decodes_again``).
+    decodes (``overlap``), halves in every step (``interleaving``). In the older dialect KV grows, and attention of
+    decodes is computed on the accelerator too where a prompt is beside them (``decodes_again``): its study shows both.
     """
     step: dict[str, Any] = {
         "model": "pim",
@@ -58,7 +58,7 @@ def pim_step(
         "interleaving": "auto" if settings.sub_batch_interleaving else "off",
     }
     if lss:
-        step["pim"] |= {"model": "lss", "kv_grows": False}
+        step["pim"] |= {"model": "lss", "kv_grows": legacy}
         step["overlap"] = False
         step["decodes_again"] = legacy
         step["interleaving"] = "lss" if settings.sub_batch_interleaving else "off"
