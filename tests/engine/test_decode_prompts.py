@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from engine_helpers import instance, requests, run
 
+from servetwin.cluster.base import routers
+from servetwin.cluster.simulation import simulate
 from servetwin.step.base import StepModelBase, StepShape
 
 
@@ -36,5 +38,5 @@ def test_nobody_pays_who_does_not_ask() -> None:
     """A model that needs nothing gets none."""
     model = Prompts()
     model.needs = frozenset()
-    run(requests((0, 7, 4), (0, 3, 2)), instance(step_model=model))
+    simulate(requests((0, 7, 4), (0, 3, 2)), [instance(step_model=model)], routers.get("round_robin")())
     assert set(model.seen) == {()}

@@ -18,6 +18,8 @@ from servetwin.scenario.base import (
     pool_name,
     wrapped,
 )
+from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
+from servetwin.scenario.topology_options import TopologyField
 from servetwin.scenario.workload_field import WorkloadField
 
 SchedulerName: TypeAlias = Annotated[Any, implementation("plan", "scheduler"), AS_NAME]
@@ -65,13 +67,22 @@ class HardwareOptions(Options):
     """What one replica runs on."""
 
     device: str = Field(description="Name of a device (`servetwin list hardware`).")
-    count: int | None = Field(
-        None, ge=1, le=1024, description="Accelerators per replica; default and only value: tensor_parallel_size."
+    stage_devices: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="Devices of a pipeline's stages where they are not all alike; default: `device` for each."
     )
-    link: LinkOptions = Field(LinkOptions(), description="Link between them.")
+    count: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="Accelerators per replica; default and only value: the product of its degrees.",
+    )
+    link: LinkOptions = Field(LinkOptions(), description="Link between them, where no topology is given.")
+    topology: TopologyField | None = Field(
+        None, description="How the accelerators of a replica are joined; default: all over one link."
+    )
 
 
-class EngineOptions(Options):
+class EngineOptions(ParallelOptions):
     """One serving instance's engine and its limits, by vLLM's names."""
 
     kind: SchedulerName = Field("vllm", description="`vllm` (V1), `vllm_v0`, `orca`, `static`, or a plug-in's name.")
@@ -113,7 +124,6 @@ class EngineOptions(Options):
         None, description="Longest prompt + output; longer requests are rejected. Default: the model's context length, "
         "at most max_num_batched_tokens where prompts are never split.",
     )  # fmt: skip
-    tensor_parallel_size: int = Field(1, ge=1, le=1024, description="Accelerators that share each layer.")
     dtype: Literal["auto", "bfloat16", "float16", "float32", "fp8", "int8"] = Field(
         "auto", description="Type of the weights; auto: the model's own."
     )
@@ -168,7 +178,11 @@ class HostOptions(Options):
 class CollectiveOptions(PluginOptions):
     """What an all-reduce among the accelerators of a replica takes. Further keys are its options (see below)."""
 
-    kind: CollectiveName = Field("ring", description="`ring`, `lss_ring` (LLMServingSim's), or a plug-in's name.")
+    kind: CollectiveName = Field(
+        "default",
+        description="`default`: `auto` (the cheapest algorithm) on a topology, `ring` over a link; or the name of an "
+        "algorithm (`servetwin list collectives`), or a plug-in's.",
+    )
 
 
 class StepOptions(PluginOptions):
@@ -181,6 +195,8 @@ class StepOptions(PluginOptions):
     collective: Annotated[CollectiveOptions, BeforeValidator(wrapped("kind"))] = Field(
         CollectiveOptions(), description="What tensor parallelism's collectives take."
     )
+    plan: PlanField = Field(PlanOptions(), description="How the parts of a step are put together.")
+    experts: ExpertField = Field(ExpertOptions(), description="Which experts the tokens of a step take.")
     host: HostOptions = Field(HostOptions(), description="Host overhead.")
 
 
@@ -203,10 +219,17 @@ class PoolOptions(Options):
     @model_validator(mode="after")
     def _check_count(self) -> PoolOptions:
         count = self.hardware.count if self.hardware else None
-        if count is not None and count != self.engine.tensor_parallel_size:
+        if count is not None and count != self.engine.accelerators:
             raise PydanticCustomError(
-                "count", "hardware.count ({count}) must equal engine.tensor_parallel_size ({size})",
-                {"count": count, "size": self.engine.tensor_parallel_size},
+                "count",
+                "hardware.count ({count}) must equal the product of the engine's degrees of parallelism ({size})",
+                {"count": count, "size": self.engine.accelerators},
+            )
+        devices = self.hardware.stage_devices if self.hardware else None
+        if devices is not None and len(devices) != self.engine.pipeline_parallel_size:
+            raise PydanticCustomError(
+                "stages", "hardware.stage_devices has {given} names, engine.pipeline_parallel_size is {stages}",
+                {"given": len(devices), "stages": self.engine.pipeline_parallel_size},
             )  # fmt: skip
         return self
 
@@ -273,10 +296,10 @@ class Scenario(Options):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise PydanticCustomError("pools", "two pools have the name {name}", {"name": repr(twice[0])})
-        instances = sum(pool.replicas for pool in self.cluster)
+        instances = sum(pool.replicas * pool.engine.data_parallel_size for pool in self.cluster)
         if instances > MAX_INSTANCES:
             raise PydanticCustomError(
-                "instances", "the cluster has {given} replicas; at most {allowed} are allowed",
+                "instances", "the cluster has {given} instances; at most {allowed} are allowed",
                 {"given": instances, "allowed": MAX_INSTANCES},
             )  # fmt: skip
         return self

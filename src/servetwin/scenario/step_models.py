@@ -12,35 +12,40 @@ from typing import Any
 from pydantic import ValidationError
 
 import servetwin.network.collectives
-import servetwin.step  # noqa: F401  (these imports register what is built in)
+import servetwin.step
+import servetwin.step.experts  # noqa: F401  (these imports register what is built in)
 from servetwin.core.errors import InputError
 from servetwin.network.base import Collectives, collectives
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
+from servetwin.scenario.parallel import Stage
 from servetwin.scenario.schema import StepOptions
 from servetwin.scenario.wording import in_plain_words
 from servetwin.step.base import StepModel, step_models
 from servetwin.step.host import HOSTS, NO_HOST_OVERHEAD, HostOverhead
 
-__all__ = ["CONTEXT", "build_step_model", "step_models"]
+__all__ = ["CONTEXT", "build_step_model", "collectives_of", "step_model_of", "step_models"]
 
-CONTEXT: dict[str, Callable[[Replica, Callable[..., StepModel]], Any]] = {
-    "architecture": lambda replica, _: replica.model,
-    "device": lambda replica, _: replica.device,
-    "device_name": lambda replica, _: replica.hardware.device,
-    "link": lambda replica, _: replica.link,
-    "collectives": lambda replica, _: _collectives(replica),
-    "tensor_parallel_size": lambda replica, _: replica.engine.tensor_parallel_size,
-    "dtype": lambda replica, _: replica.dtype,
-    "kv_cache_dtype": lambda replica, _: replica.kv_cache_dtype,
-    "enforce_eager": lambda replica, _: replica.engine.enforce_eager,
-    "path": lambda replica, _: _path(replica),
-    "host": lambda replica, factory: _host(replica, factory),
-    "folder": lambda replica, _: replica.folder,
-    "allow_commands": lambda replica, _: replica.allow_commands,
-    "find_device": lambda replica, _: lambda: replica.device,
-    "kv_bytes": lambda replica, _: lambda: (replica.num_gpu_blocks - 1) * replica.kv_bytes_per_block,
-    "base_model": lambda replica, _: _base_model(replica),
+CONTEXT: dict[str, Callable[[Stage, Callable[..., StepModel]], Any]] = {
+    "architecture": lambda stage, _: stage.model,
+    "device": lambda stage, _: stage.device,
+    "device_name": lambda stage, _: stage.replica.hardware.device,
+    "link": lambda stage, _: stage.replica.link,
+    "collectives": lambda stage, _: collectives_of(stage.replica),
+    "tensor_parallel_size": lambda stage, _: stage.ranks.tensor,
+    "ranks": lambda stage, _: stage.ranks,
+    "experts": lambda stage, _: stage.experts,
+    "all2all_backend": lambda stage, _: stage.replica.engine.all2all_backend,
+    "dtype": lambda stage, _: stage.replica.dtype,
+    "kv_cache_dtype": lambda stage, _: stage.replica.kv_cache_dtype,
+    "enforce_eager": lambda stage, _: stage.replica.engine.enforce_eager,
+    "path": lambda stage, _: _path(stage.replica),
+    "host": lambda stage, factory: _host(stage.replica, factory),
+    "folder": lambda stage, _: stage.replica.folder,
+    "allow_commands": lambda stage, _: stage.replica.allow_commands,
+    "find_device": lambda stage, _: lambda: stage.device,
+    "kv_bytes": lambda stage, _: lambda: (stage.replica.num_gpu_blocks - 1) * stage.replica.kv_bytes_per_block,
+    "base_model": lambda stage, _: _base_model(stage),
 }
 """What a step model's factory may ask of a scenario, by the name of its parameter."""
 
@@ -55,30 +60,38 @@ def build_step_model(replica: Replica) -> StepModel:
     InputError
         For an unknown model or option, or what the model says of its data.
     """
+    return step_model_of(Stage(replica, replica.ranks))
+
+
+def step_model_of(stage: Stage) -> StepModel:
+    """Return the step model of one pipeline stage; it is a rank model, too, if it can be taken apart."""
+    replica = stage.replica
     options, where = replica.pool.step, f"{replica.where}.step"
     if not isinstance(options.model, str):
         given: StepModel = options.model
         return given
-    name = "operators" if options.model == "roofline" and _brings_times(replica) else options.model
+    name = "operators" if options.model == "roofline" and _brings_times(stage) else options.model
     factory = step_models.get(name, where=f"{where}.model")
-    context = {name: partial(find, replica, factory) for name, find in CONTEXT.items()}
+    context = {name: partial(find, stage, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
     return make(factory, options.extra, context, where, type(options).model_fields)
 
 
-def _brings_times(replica: Replica) -> bool:
+def _brings_times(stage: Stage) -> bool:
     """Return whether the device's file names tables or a command that know its operators' times."""
-    return replica.pool.hardware is not None and replica.device.operators is not None
+    return stage.replica.pool.hardware is not None and stage.device.operators is not None
 
 
-def _base_model(replica: Replica) -> StepModel:
+def _base_model(stage: Stage) -> StepModel:
     """Return the step model that stands under ``base`` (of the accelerator, where another is beside it)."""
+    replica = stage.replica
     given, where = replica.pool.step.extra.get("base", "roofline"), f"{replica.where}.step.base"
     try:
         options = StepOptions.model_validate(given if isinstance(given, dict) else {"model": given})
     except ValidationError as error:
         raise InputError(in_plain_words(error.errors(include_url=False)[0]), where=where) from None
-    return build_step_model(replace(replica, pool=replica.pool.model_copy(update={"step": options})))
+    pool = replica.pool.model_copy(update={"step": options})
+    return step_model_of(replace(stage, replica=replace(replica, pool=pool)))
 
 
 def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
@@ -90,17 +103,21 @@ def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
             raise InputError(f"the step model {options.model!r} has no {key}; leave it out", where=f"{where}.{key}")
 
 
-def _collectives(replica: Replica) -> Collectives | None:
-    """Return the cost of collectives among the ranks; None for a single one."""
+def collectives_of(replica: Replica) -> Collectives | None:
+    """Return the cost of collectives among the accelerators; None for a single one."""
     options, where = replica.pool.step.collective, f"{replica.where}.step.collective"
     if replica.link is None:
         return None
     if not isinstance(options.kind, str):
         given: Collectives = options.kind
         return given
-    link = replica.link
-    factory = collectives.get(options.kind, where=f"{where}.kind")
-    return make(factory, options.extra, {"link": lambda: link}, where, type(options).model_fields)
+    topology, link = replica.topology, replica.link
+    kind = options.kind if options.kind != "default" else "ring" if topology is None else "auto"
+    factory = collectives.get(kind, where=f"{where}.kind")
+    if topology is not None and "topology" not in inspect.signature(factory).parameters:
+        raise InputError(f"{kind!r} knows links only, no topology; leave out one of the two", where=f"{where}.kind")
+    context = {"link": lambda: link, "topology": lambda: topology}
+    return make(factory, options.extra, context, where, type(options).model_fields)
 
 
 def _path(replica: Replica) -> Path:

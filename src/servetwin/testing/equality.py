@@ -8,7 +8,8 @@ import numpy as np
 
 from servetwin.cluster.base import SimulationOutcome
 from servetwin.engine.base import STATE_NAMES, InstanceLog
-from servetwin.testing.stepwise import StepwiseInstance, StepwiseOutcome
+from servetwin.testing.stepwise import StepwiseOutcome
+from servetwin.testing.stepwise_instance import StepwiseInstance
 
 
 def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
@@ -42,12 +43,23 @@ def token_times(outcome: SimulationOutcome) -> list[list[int]]:
     """Return every token's time of every request, from the columns, one by one."""
     times: list[list[int]] = [[t] if t >= 0 else [] for t in outcome.requests.first_token_ns]
     for log in outcome.logs:
-        rounds = [end for end, decoded in zip(log.end_ns, log.decoded, strict=True) if decoded]
-        for row, first, count in zip(log.span_request, log.span_round, log.span_tokens, strict=True):
-            times[row] += rounds[first : first + count]
+        rounds = _rounds(log)
+        span_lanes = log.span_lane or [0] * len(log.span_request)
+        for row, lane, first, count in zip(log.span_request, span_lanes, log.span_round, log.span_tokens, strict=True):
+            times[row] += rounds[lane][first : first + count]
         for row, time_ns in zip(log.resumed_request, log.resumed_ns, strict=True):
             times[row].append(time_ns)
     return [sorted(t) for t in times]
+
+
+def _rounds(log: InstanceLog) -> dict[int, list[int]]:
+    """Return the ends of each lane's steps that decoded."""
+    rounds: dict[int, list[int]] = {}
+    lanes = log.lane or [0] * len(log.end_ns)
+    for lane, end_ns, decoded in zip(lanes, log.end_ns, log.decoded, strict=True):
+        if decoded:
+            rounds.setdefault(lane, []).append(end_ns)
+    return rounds
 
 
 def _instance_differences(log: InstanceLog, slow: StepwiseInstance) -> list[str]:

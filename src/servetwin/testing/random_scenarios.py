@@ -17,22 +17,31 @@ from servetwin.step.base import StepModelBase, StepShape
 from servetwin.workload.base import NO_PARENT, RELEASED_LATER, Workload
 
 
+def drawn(draw: int, below: int) -> int:
+    """Return a number from 0 to ``below`` - 1 that looks random."""
+    return ((draw + 1) * 0x9E3779B97F4A7C15 >> 17) % below
+
+
 class SpreadStepModel(StepModelBase):
     """A step model that depends on everything a shape has, so that any difference in shapes becomes one in time."""
 
-    def __init__(self, scale_ns: int, *, extremes: bool) -> None:
+    def __init__(self, scale_ns: int, *, extremes: bool, draws: bool = False) -> None:
         super().__init__()
         self.scale_ns = scale_ns
-        self.needs = frozenset({"kv_extremes", "decode_prompts"}) if extremes else frozenset()
+        self.needs = frozenset({"kv_extremes", "decode_prompts"} if extremes else ()) | frozenset(
+            {"draw"} if draws else ()
+        )
 
     def duration_ns(self, shape: StepShape) -> int:
         """Return an integer that mixes all fields."""
         total = 7 + 3 * shape.num_decodes + shape.decode_kv_tokens
         for new_tokens, context_tokens in shape.prefills:
             total += 5 * new_tokens + new_tokens * context_tokens // 4
-        if self.needs:
+        if "kv_extremes" in self.needs:
             total += 2 * shape.decode_kv_max + shape.decode_kv_min
             total += sum(place * prompt for place, prompt in enumerate(shape.decode_prompts, 1)) // 4
+        if "draw" in self.needs:
+            total += drawn(shape.draw, 20)
         return total * self.scale_ns
 
 

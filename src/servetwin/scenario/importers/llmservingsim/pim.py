@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servetwin.core.errors import InputError
-from servetwin.hardware.pim_ini import PimIni, read_pim_ini
+from servetwin.hardware.pim_ini import read_pim_ini
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance
+from servetwin.scenario.importers.llmservingsim.refusals import not_modelled
 from servetwin.scenario.importers.llmservingsim.settings import InstanceSettings
+from servetwin.step.pim.placement import CLASSES
 
 if TYPE_CHECKING:
     from servetwin.scenario.importers.llmservingsim.build import LssSource
@@ -34,32 +37,48 @@ def pim_file(source: LssSource, instance: LssInstance) -> Path:
     return path
 
 
-def first_pim(source: LssSource, cluster: LssCluster) -> PimIni | None:
-    """Return the first node's memory: LLMServingSim uses its bandwidth and latency for the whole cluster."""
-    return read_pim_ini(pim_file(source, cluster.instances[0])) if cluster.pim_config is not None else None
+def pim_host_io(source: LssSource, cluster: LssCluster) -> dict[str, Any]:
+    """Return the first node's memory as LLMServingSim's host memory: its figures stand for those of ``cpu_mem``."""
+    first = cluster.instances[0]
+    ini = read_pim_ini(pim_file(source, first))
+    bandwidth = int(ini.num_channels(first.host_memory_gib) * ini.bandwidth_gb_per_s)
+    return {"bandwidth_gb_per_s": bandwidth, "latency_ns": int(ini.latency_ns)}
 
 
 def pim_step(
-    base: dict[str, Any], instance: LssInstance, settings: InstanceSettings, file: str, *, lss: bool, legacy: bool
+    base: dict[str, Any],
+    source: LssSource,
+    cluster: LssCluster,
+    members: Sequence[LssInstance],
+    settings: InstanceSettings,
+    relative: Callable[[Path], str],
 ) -> dict[str, Any]:
-    """Return the step of an instance whose decodes attend in memory.
+    """Return the step of instances whose decodes attend in memory; ``base`` where they do not.
 
     In mode lss each point in which LLMServingSim differs is a key that can be taken out: coefficients of unknown origin
     (``pim.model``), the prompt's length for the context (``pim.kv_grows: false``), attention of prompts before that of
     decodes (``overlap``), halves in every step (``interleaving``). In the older dialect KV grows, and attention of
     decodes is computed on the accelerator too where a prompt is beside them (``decodes_again``): its study shows both.
     """
+    if not settings.attn_offloading:
+        return base
+    instance = members[0]
+    if len(members) > 1 or instance.pipeline_parallel_size > 1:
+        raise not_modelled(instance.where, "attention in memory with pp_size above 1 or a dp_group", "its plans")
+    device: dict[str, Any] = {
+        "device": relative(pim_file(source, instance)),
+        "memory_gib": instance.host_memory_gib,
+    }
     step: dict[str, Any] = {
         "model": "pim",
         "base": base,
-        "pim": {"device": file, "memory_gib": instance.host_memory_gib},
-        "mapping": dict.fromkeys(("attention_prefill", "gemm", "experts", "norms", "elementwise"), "accelerator")
-        | {"attention_decode": "pim"},
+        "pim": device,
+        "mapping": {**dict.fromkeys(CLASSES, "accelerator"), "attention_decode": "pim"},
         "interleaving": "auto" if settings.sub_batch_interleaving else "off",
     }
-    if lss:
-        step["pim"] |= {"model": "lss", "kv_grows": legacy}
+    if source.mode == "lss":
+        device |= {"model": "lss", "kv_grows": cluster.legacy}
         step["overlap"] = False
-        step["decodes_again"] = legacy
+        step["decodes_again"] = cluster.legacy
         step["interleaving"] = "lss" if settings.sub_batch_interleaving else "off"
     return step
