@@ -104,3 +104,10 @@ def test_what_does_not_fit_is_refused(
     cluster["nodes"][0]["cpu_mem"] = {key: value for key, value in memory.items() if value is not None}
     with pytest.raises(InputError, match=message):
         step_of(deployment, cluster, flags)
+
+
+def test_groups_and_stages_do_not_attend_in_memory_yet(deployment: Deployment) -> None:
+    """Refused by name: the plans that they need know one place only."""
+    cluster = with_pim(deployment, {"num_npus": 2, "tp_size": 1, "pp_size": 2})
+    with pytest.raises(InputError, match=r"attention in memory with pp_size above 1 or a dp_group.*not modelled yet"):
+        step_of(deployment, cluster, OFFLOADING)

@@ -237,6 +237,14 @@ def test_places_are_chosen_by_predicted_time() -> None:
     assert slow.duration_ns(shape) == ROOFLINE.duration_ns(shape)
 
 
+def test_the_accelerators_work_is_what_is_left_to_it() -> None:
+    """Classes that run elsewhere are not among it."""
+    shape = StepShape(8, 800, (), 100, 100)
+    assert set(ROOFLINE.work(shape)) - set(make().work(shape)) == {"attention_decode"}
+    assert make().pim_energy_j(shape) > 0
+    assert make().pim_busy_ns(shape) == make().attention.step_ns(Decodes(8, 800, 100))
+
+
 def test_a_mapping_may_stand_in_a_file(tmp_path: Path) -> None:
     """It is read strictly."""
     (tmp_path / "map.yaml").write_text("attention_decode: pim\ngemm: host\n", encoding="utf-8")

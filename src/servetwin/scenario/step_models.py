@@ -79,7 +79,12 @@ def step_model_of(stage: Stage) -> StepModel:
 
 def _brings_times(stage: Stage) -> bool:
     """Return whether the device's file names tables or a command that know its operators' times."""
-    return stage.replica.pool.hardware is not None and stage.device.operators is not None
+    if stage.replica.pool.hardware is None or stage.device.operators is None:
+        return False
+    if stage.ranks.pipeline > 1 or stage.ranks.data > 1:
+        message = f"{stage.device.name} brings operator times, which pipelines and data parallelism cannot use yet"
+        raise InputError(message, where=f"{stage.replica.where}.engine")
+    return True
 
 
 def _base_model(stage: Stage) -> StepModel:

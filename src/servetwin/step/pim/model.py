@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
+from servetwin.core.errors import InputError
 from servetwin.step.base import StepModel, StepModelBase, StepShape
+from servetwin.step.operators import Work
 from servetwin.step.pim.base import PimAttention, decodes_of
 from servetwin.step.pim.interleave import Half, halves, lss_halves, makespan_ns
 from servetwin.step.pim.placement import CLASSES, OperatorClass, Resource, operator_class
@@ -181,6 +183,21 @@ class PimStepModel(StepModelBase):
         found["host"] = self._times(shape).host_ns
         found["attention_pim" if self.in_memory else "attention_decode"] = max(0.0, total_ns - sum(found.values()))
         return found
+
+    def work(self, shape: StepShape) -> Mapping[str, Work]:
+        """Return what the accelerator computes and moves in the step, by operator.
+
+        Raises
+        ------
+        InputError
+            If its own step model does not know.
+        """
+        work = getattr(self.base, "work", None)
+        if work is None:
+            raise InputError(f"{type(self.base).__name__} does not know the work of a step", where="base")
+        away = {name for name in CLASSES if self.mapping[name] != "accelerator"}
+        own: Mapping[str, Work] = work(shape)
+        return {name: amount for name, amount in own.items() if operator_class(name) not in away}
 
     def pim_busy_ns(self, shape: StepShape) -> float:
         """Return how long the memory computes in a step, hidden or not."""
