@@ -53,7 +53,7 @@ class OperatorStepModel(StepModelBase):
     def notices(self) -> list[str]:
         """What the sources say."""
         said = [notice for source in self._sources for notice in source.notices]
-        return [*self._roofline.notices, *said, *self._said]
+        return list(dict.fromkeys([*self._roofline.notices, *said, *self._said]))
 
     @notices.setter
     def notices(self, notices: list[str]) -> None:

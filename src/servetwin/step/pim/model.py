@@ -94,7 +94,7 @@ class PimStepModel(StepModelBase):
     @property
     def notices(self) -> list[str]:
         """What the accelerator's model says, and what was chosen here."""
-        return [*self.base.notices, *self._own_notices]
+        return list(dict.fromkeys([*self.base.notices, *self._own_notices]))
 
     @notices.setter
     def notices(self, notices: list[str]) -> None:
