@@ -5,14 +5,17 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from servetwin.core.errors import InputError
-from servetwin.network import PRESETS, Link, Ring, Topology, TopologyCollectives, preset_topology
+from servetwin.network import LINK_CLASSES, PRESETS, Link, Ring, Topology, TopologyCollectives, preset_topology
 from servetwin.network.algorithms import ALGORITHMS, ENGINE_ALGORITHMS, OPERATIONS, Operation, lower_bound
 from servetwin.network.base import collectives
+from servetwin.network.presets import scale_up
+from servetwin.network.span_cost import allows, span_cost
 from servetwin.network.topology import LevelKind, single_switch
 
 PLACES = [
@@ -115,7 +118,7 @@ def test_what_is_used() -> None:
     assert model.algorithm_of("all_reduce", 2**10, 8, 8) == "tree on network"
     assert model.algorithm_of("all_reduce", 2**28, 64) == "ring through nvlink4 and network"
     assert model.algorithm_of("all_to_all", 2**20, 8) == "pairwise on nvlink4"
-    nccl = collectives.get("nccl")(link=Link(1, 1), topology="hgx_h100")
+    nccl = collectives.get("nccl")(link=Link(1, 1), topology=preset_topology("hgx_h100"))
     assert nccl.algorithm_of("all_reduce", 2**14, 8) == "ring on nvlink4"  # type: ignore[attr-defined]
 
 
@@ -149,12 +152,63 @@ def test_algorithms_that_cannot_be_carried() -> None:
 
 @pytest.mark.parametrize("name", ["auto", "nccl", "tree", "topology_ring", "in_switch", "one_shot", "two_shot"])
 def test_by_name(name: str) -> None:
-    """Every name gives collectives on a preset; one rank takes no time."""
-    model = collectives.get(name)(link=Link(1e9, 1), topology="hgx_h100", nodes=2)
+    """Every name gives collectives on a topology; one rank takes no time."""
+    model = collectives.get(name)(link=Link(1e9, 1), topology=preset_topology("hgx_h100", 2))
     assert model.all_reduce_ns(2**20, 1) == model.send_ns(1, 0) == 0
     assert 0 < model.all_reduce_ns(2**20, 4) < model.all_reduce_ns(2**20, 16)
-    with pytest.raises(InputError, match="need the name of a preset"):
-        collectives.get(name)(link=Link(1e9, 1), nodes=2)
+
+
+@given(calls())
+def test_one_level_by_lines_is_one_level_by_costs(
+    call: tuple[TopologyCollectives, Operation, float, int, int],
+) -> None:
+    """On one level the short way, straight lines over the size, gives the cheapest of all costs."""
+    model, operation, size, ranks, stride = call
+    spans = model.topology.spans(ranks, stride)
+    if len(spans) != 1:
+        return
+    names = [name for name in ALGORITHMS if operation in ALGORITHMS[name].moves and allows(spans[0], ALGORITHMS[name])]
+    cheapest = min(span_cost(spans[0], ALGORITHMS[name], operation, size).total_ns for name in names)
+    assert _time(model, operation, size, ranks, stride) >= cheapest * (1 - 1e-12)
+    used = model.algorithm_of(operation, size, ranks, stride).split(" on ")[0]
+    by_cost = span_cost(spans[0], ALGORITHMS[used], operation, size).total_ns
+    assert _time(model, operation, size, ranks, stride) == pytest.approx(by_cost)
+
+
+@given(calls(), st.lists(st.floats(0, 2**28), min_size=1, max_size=20))
+def test_many_sizes_at_once_are_single_calls(
+    call: tuple[TopologyCollectives, Operation, float, int, int], sizes: list[float]
+) -> None:
+    """To the last bit, on one level and on several."""
+    model, operation, size, ranks, stride = call
+    at_once = model.times_ns(operation, np.array([size, *sizes]), ranks, stride).tolist()
+    assert at_once == [_time(model, operation, one, ranks, stride) for one in (size, *sizes)]
+
+
+@pytest.mark.parametrize(("name", "size"), [("nvlink3", 8), ("nvlink4", 8), ("nvlink5", 8), ("infinity_fabric4", 8)])
+def test_scale_up_links_are_a_machine_s_level(name: str, size: int) -> None:
+    """Links whose protocols are known make the level of the smallest machine that has them, at the rate given."""
+    rate = LINK_CLASSES[name].link.bandwidth_bytes_per_s
+    found = scale_up(name, rate, 2)
+    assert found is not None
+    assert found.node.size == size
+    machine = preset_topology(found.node.name)
+    for operation in OPERATIONS:
+        ours, whole = TopologyCollectives(found.topology), TopologyCollectives(machine)
+        assert _time(ours, operation, 2.0**20, 8) == _time(whole, operation, 2.0**20, 8)
+    slower = scale_up(name, rate / 2, 2)
+    assert slower is not None
+    assert not slower.topology.levels[0].in_switch_reduction
+    assert TopologyCollectives(slower.topology).all_reduce_ns(2**28, 2) > 1.9 * ours.all_reduce_ns(2**28, 2)
+    beyond = scale_up(name, rate, 20)
+    assert beyond is not None
+    assert (beyond.topology.devices, beyond.topology.levels[0].kind) == (20, "switch")
+
+
+@pytest.mark.parametrize("name", ["pcie_gen5", "nvlink3_bridge", "ici_v5p", "infiniband_ndr", "nvlink2"])
+def test_links_without_known_protocols_make_no_level(name: str) -> None:
+    """PCIe, bridges, tori and networks, whose protocols in a server are not known, stay plain links."""
+    assert scale_up(name, 1e9, 2) is None
 
 
 def test_presets_cover_the_kinds() -> None:

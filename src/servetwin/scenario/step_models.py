@@ -11,11 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import servetwin.network.collectives
 import servetwin.step
 import servetwin.step.experts  # noqa: F401  (these imports register what is built in)
 from servetwin.core.errors import InputError
-from servetwin.network.base import Collectives, collectives
+from servetwin.scenario.collectives import collective_notices, collectives_of
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.parallel import Stage
@@ -74,7 +73,10 @@ def step_model_of(stage: Stage) -> StepModel:
     factory = step_models.get(name, where=f"{where}.model")
     context = {name: partial(find, stage, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
-    return make(factory, options.extra, context, where, type(options).model_fields)
+    model = make(factory, options.extra, context, where, type(options).model_fields)
+    if "collectives" in inspect.signature(factory).parameters:
+        model.notices += collective_notices(replica)
+    return model
 
 
 def _brings_times(stage: Stage) -> bool:
@@ -106,23 +108,6 @@ def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
     for key, given in (("path", options.path is not None), ("host", bool(options.host.model_dump(exclude_none=True)))):
         if given and key not in parameters:
             raise InputError(f"the step model {options.model!r} has no {key}; leave it out", where=f"{where}.{key}")
-
-
-def collectives_of(replica: Replica) -> Collectives | None:
-    """Return the cost of collectives among the accelerators; None for a single one."""
-    options, where = replica.pool.step.collective, f"{replica.where}.step.collective"
-    if replica.link is None:
-        return None
-    if not isinstance(options.kind, str):
-        given: Collectives = options.kind
-        return given
-    topology, link = replica.topology, replica.link
-    kind = options.kind if options.kind != "default" else "ring" if topology is None else "auto"
-    factory = collectives.get(kind, where=f"{where}.kind")
-    if topology is not None and "topology" not in inspect.signature(factory).parameters:
-        raise InputError(f"{kind!r} knows links only, no topology; leave out one of the two", where=f"{where}.kind")
-    context = {"link": lambda: link, "topology": lambda: topology}
-    return make(factory, options.extra, context, where, type(options).model_fields)
 
 
 def _path(replica: Replica) -> Path:

@@ -115,6 +115,8 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
         "router": {"policy": ROUTERS[routing]},
         "workload": {"kind": "lss_jsonl", "path": builder.relative(source.workload)},
     }
+    if any(instance.role for instance in cluster.instances):
+        data["disaggregation"] = builder.disaggregation(ROUTERS[routing])
     if source.flags.num_reqs:
         data["workload"]["limit"] = source.flags.num_reqs
     if source.flags.log_interval is not None:
@@ -149,6 +151,13 @@ class _Builder:
         """Return ``path`` as seen from the scenario's folder."""
         return os.path.relpath(path, self._folder).replace(os.sep, "/")
 
+    def disaggregation(self, router: str) -> dict[str, Any]:
+        """Return how requests get from prefill to decode instances; both hops have the same routing policy."""
+        if self._source.mode == "lss":
+            return {"connector": "instant", "first_token": "prefill", "router": {"policy": router}}
+        bandwidth = self._cluster.link_bandwidths_gib_per_s[-1] * GIB / GB
+        return {"port": {"bandwidth_gb_per_s": bandwidth}, "router": {"policy": router}}
+
     def pools(self) -> list[dict[str, Any]]:
         """Return the pools in the order of the file."""
         groups = [
@@ -173,6 +182,7 @@ class _Builder:
                 message = "its settings or memory differ from those of the first instance of its dp_group"
                 raise InputError(message, where=other.where)
         return {
+            **({"role": instance.role} if instance.role else {}),
             "model": reference,
             "hardware": self._hardware(members),
             "engine": self._engine(members, model, settings),
@@ -341,6 +351,17 @@ def _accelerators(members: Sequence[LssInstance]) -> int:
     return len(members) * members[0].tensor_parallel_size * members[0].pipeline_parallel_size
 
 
+def _lss_waves(cluster: LssCluster, instance: LssInstance, model: ModelArchitecture) -> dict[str, Any]:
+    """Return the plan of a group: in which groups a late member joins idle, and whether experts let members meet."""
+    tensor, pipeline = instance.tensor_parallel_size, instance.pipeline_parallel_size
+    plan: dict[str, Any] = {"kind": "lss_waves"}
+    if pipeline > 1 or (model.is_moe and tensor > 1):
+        plan["late_members_join_idle"] = True
+        if expert_parallel_size(instance, model) > tensor:
+            plan["lead_ns"] = int(cluster.link_latencies_ns[-1])
+    return plan
+
+
 def expert_parallel_size(instance: LssInstance, model: ModelArchitecture) -> int:
     """Return ``ep_size``, by LSS's default where it is not stated."""
     if not model.is_moe:
@@ -412,7 +433,7 @@ def _lss_step(
                 )
             ]
     if len(members) > 1:
-        step["plan"] = {"kind": "lss_waves"}
+        step["plan"] = _lss_waves(cluster, members[0], model)
     if model.is_moe:
         step["experts"] = {"routing": LSS_EXPERT_ROUTINGS[flags.expert_routing_policy or "BALANCED"]}
     return step

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from servetwin.core.errors import InputError
 from servetwin.scenario.importers.llmservingsim.refusals import check_placement, not_modelled
@@ -45,6 +46,8 @@ class LssInstance:
         ``ep_size``: accelerators that share the experts, over the whole ``dp_group``; None: LSS's default.
     dp_group
         Name of the lockstep group that it belongs to.
+    role
+        ``pd_type``; None: both.
     node
         Number of its node.
     memory_gib, memory_bandwidth_gb_per_s, memory_utilization
@@ -62,6 +65,7 @@ class LssInstance:
     pipeline_parallel_size: int
     expert_parallel_size: int | None
     dp_group: str | None
+    role: Literal["prefill", "decode"] | None
     node: int
     memory_gib: float
     memory_bandwidth_gb_per_s: int
@@ -191,7 +195,7 @@ def _read_power(node: ObjectReader) -> Mapping[str, object] | None:
 
 
 def _read_instance(item: ObjectReader, node: int) -> tuple[LssInstance, bool]:
-    _refuse_roles(item)
+    check_placement(item.raw("placement"), item.path("placement"))
     legacy = "npu_num" in item or "npu_group" in item
     if legacy and ("num_npus" in item or "tp_size" in item):
         raise InputError("num_npus/tp_size and npu_num/npu_group stand side by side: use one dialect", where=item.where)
@@ -205,6 +209,7 @@ def _read_instance(item: ObjectReader, node: int) -> tuple[LssInstance, bool]:
         pipeline_parallel_size=stages,
         expert_parallel_size=item.integer("ep_size", 0, minimum=0) or None,
         dp_group=item.text("dp_group") if item.raw("dp_group") is not None else None,
+        role=_role(item),
         node=node,
         memory_gib=size,
         memory_bandwidth_gb_per_s=bandwidth,
@@ -215,13 +220,11 @@ def _read_instance(item: ObjectReader, node: int) -> tuple[LssInstance, bool]:
     return instance, legacy
 
 
-def _refuse_roles(item: ObjectReader) -> None:
+def _role(item: ObjectReader) -> Literal["prefill", "decode"] | None:
     role = item.required("pd_type")
-    if role is not None:
-        if role not in ("prefill", "decode"):
-            raise InputError(f"prefill, decode or null is allowed, found {role!r}", where=item.path("pd_type"))
-        raise not_modelled(item.path("pd_type"), f"pd_type {role!r}", "prefill/decode disaggregation")
-    check_placement(item.raw("placement"), item.path("placement"))
+    if role is None or role == "prefill" or role == "decode":
+        return role  # type: ignore[no-any-return]
+    raise InputError(f"prefill, decode or null is allowed, found {role!r}", where=item.path("pd_type"))
 
 
 def _ranks(item: ObjectReader) -> tuple[int, int]:
@@ -314,6 +317,7 @@ def _check_alike(first: LssInstance, other: LssInstance) -> None:
         ("tp_size", "tensor_parallel_size"),
         ("pp_size", "pipeline_parallel_size"),
         ("ep_size", "expert_parallel_size"),
+        ("pd_type", "role"),
     ):
         own, theirs = getattr(other, attribute), getattr(first, attribute)
         if own != theirs:

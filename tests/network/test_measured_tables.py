@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servetwin.core.errors import InputError
-from servetwin.network import Link, MeasuredCollectives, Ring
+from servetwin.network import Link, MeasuredCollectives, Ring, preset_topology
 from servetwin.network.base import collectives
 from servetwin.network.curves import Curve, CurveKey
 from servetwin.network.measured import read_measured
@@ -69,10 +69,10 @@ def test_what_was_not_measured(tmp_path: Path) -> None:
 
 
 def test_by_name(tmp_path: Path) -> None:
-    """The registered factory reads a file and falls back on the cheapest algorithm of its topology."""
-    path = str(_written(tmp_path, TABLE))
-    model = collectives.get("measured")(link=Link(1e9, 5), path=path, topology="hgx_h100")
-    auto = collectives.get("auto")(link=Link(1e9, 5), topology="hgx_h100")
+    """The registered factory reads a file of a folder and falls back on the cheapest algorithm of its topology."""
+    path, place = _written(tmp_path, TABLE), preset_topology("hgx_h100")
+    model = collectives.get("measured")(link=Link(1e9, 5), path=path.name, topology=place, folder=tmp_path)
+    auto = collectives.get("auto")(link=Link(1e9, 5), topology=place)
     assert model.all_reduce_ns(1024, 8) == 10_000
     assert model.all_gather_ns(1024, 8) == auto.all_gather_ns(1024, 8)
 
