@@ -31,6 +31,7 @@ def test_init_writes_a_scenario_that_is_fine(servetwin: Command) -> None:
         ("models", "meta-llama/Llama-3.1-8B"),
         ("hardware", "H100-SXM"),
         ("links", "nvlink4"),
+        ("pim", "HBM-PIM"),
         ("routers", "least_outstanding"),
         ("schedulers", "vllm"),
         ("orderings", "priority"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from servetwin.core.errors import InputError
 from servetwin.core.fields import Fields
 from servetwin.core.number_formats import number_format
 from servetwin.core.units import GB, GIB
 from servetwin.hardware.launch import DEFAULT_LAUNCH_CLASS, LaunchClass, launch_class
+from servetwin.hardware.operator_sources import OperatorSources, read_operator_sources
 
 MIB = 2**20
 TERA = 10**12
@@ -66,6 +68,8 @@ class Device:
         How work is started on it, see `servetwin.hardware.launch`.
     sources
         Where each figure comes from.
+    operators
+        Where measured or simulated times of its operators come from; None: there are none.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Device:
     launch: LaunchClass = field(default_factory=lambda: launch_class(DEFAULT_LAUNCH_CLASS))
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    operators: OperatorSources | None = None
 
     def peak(self, dtype: str, *, where: str | None = None) -> float:
         """Return the dense peak, in operations per second, for a number format.
@@ -100,10 +105,11 @@ class Device:
         return self.peak_flops[name]
 
 
-def read_device(data: object, *, where: str) -> Device:
+def read_device(data: object, *, where: str, folder: Path | None = None) -> Device:
     """Return the device that a YAML file describes (see the catalogue for examples).
 
     Required: ``name``, ``memory_gib``, ``memory_bandwidth_gb_per_s`` and ``peak_dense_tflops`` with one format.
+    ``folder``: from which the paths under ``operators`` count (the file's own).
 
     Raises
     ------
@@ -134,6 +140,9 @@ def read_device(data: object, *, where: str) -> Device:
         launch=launch_class(fields.text("launch_class", DEFAULT_LAUNCH_CLASS), where=where),
         aliases=fields.texts("aliases"),
         sources={key: sources.text(key) for key in sources},
+        operators=read_operator_sources(fields.raw("operators"), f"{where}: operators", folder or Path())
+        if "operators" in fields
+        else None,
     )
     for part in (links, power, fields):
         part.refuse_others()

@@ -109,7 +109,11 @@ def build(loaded: LoadedScenario) -> Deployment:
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
     replicas = tuple(
-        with_partition(Replica(pool, pool.model or scenario.model, loaded.folder, scenario.seed))
+        with_partition(
+            Replica(
+                pool, pool.model or scenario.model, loaded.folder, scenario.seed, allow_commands=loaded.allow_commands
+            )
+        )
         for pool in scenario.cluster
     )
     deployment = Deployment(

@@ -23,6 +23,7 @@ def simulate(
     folder: str | Path | None = None,
     check_invariants: bool = False,
     progress: Callable[[int], None] | None = None,
+    allow_commands: bool = False,
 ) -> Result:
     """Simulate a scenario to its end.
 
@@ -41,6 +42,8 @@ def simulate(
         Check the simulation's own state after every event (slow).
     progress
         Called now and then with the number of requests that have arrived.
+    allow_commands
+        Whether external commands that the scenario or its devices name may run.
 
     Raises
     ------
@@ -52,7 +55,9 @@ def simulate(
     if isinstance(scenario, Deployment):
         deployment = scenario
     else:
-        deployment = build(load_scenario(scenario, edits=edits, seed=seed, folder=folder))
+        deployment = build(
+            load_scenario(scenario, edits=edits, seed=seed, folder=folder, allow_commands=allow_commands)
+        )
     started = time.perf_counter()
     outcome = simulate_cluster(
         deployment.workload,

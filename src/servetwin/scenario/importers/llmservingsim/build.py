@@ -20,6 +20,7 @@ from servetwin.llm.support import check_profiled
 from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, dp_groups, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
+from servetwin.scenario.importers.llmservingsim.pim import pim_host_io, pim_step
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
 from servetwin.scenario.importers.llmservingsim.settings import (
     LEGACY_ROUTING,
@@ -64,6 +65,8 @@ class LssSource:
         where there is no bundle.
     kv_capacity
         ``lss``: blocks by its formula; ``auto``: worked out from the device's real memory, see `kv_capacity`.
+    pim_configs
+        The folder that holds ``<pim_config>.ini``; None: ``pim`` beside the cluster file's folder, as in LSS.
     """
 
     cluster: Path
@@ -75,6 +78,7 @@ class LssSource:
     mode: Mode = "default"
     kv_capacity: Literal["lss", "auto"] = "lss"
     step: Literal["profile", "roofline"] = "profile"
+    pim_configs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ class _Builder:
             "model": reference,
             "hardware": self._hardware(members),
             "engine": self._engine(members, model, settings),
-            "step": self._step(members, model, settings),
+            "step": self._beside_memory(self._step(members, model, settings), members, settings),
         }
 
     def _model(self, instance: LssInstance) -> tuple[ModelArchitecture, str]:
@@ -301,6 +305,14 @@ class _Builder:
         else:
             step |= self._experts(model)
         return step
+
+    def _beside_memory(
+        self, step: dict[str, Any], members: Sequence[LssInstance], settings: InstanceSettings
+    ) -> dict[str, Any]:
+        """Return the step, with attention in memory where that is asked for."""
+        if "host_io" in step and self._cluster.pim_config is not None:
+            step["host_io"] = pim_host_io(self._source, self._cluster)
+        return pim_step(step, self._source, self._cluster, members, settings, self.relative)
 
     def _experts(self, model: ModelArchitecture) -> dict[str, Any]:
         policy = self._source.flags.expert_routing_policy or "BALANCED"
