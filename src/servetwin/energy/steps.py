@@ -1,0 +1,153 @@
+"""The steps of an instance as columns, recovered from what it wrote down: batches, contexts, and whose tokens they were.
+
+Decodes are exact: a span says in which rounds a request got its tokens, so that each round's context is a sum over spans.
+Prompts are laid end to end in the order of their admission over the prompt tokens of the steps: exact where prompts are
+computed in that order and nobody is preempted, near it otherwise, and complete in any case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servetwin.cluster.base import SimulationOutcome
+from servetwin.engine.base import InstanceLog
+from servetwin.step.work_columns import StepColumns
+
+_LEAST_TOKENS = 1e-6
+"""Less of a prompt than this in a step is rounding."""
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Requests' stays in the batch: one token in each of the rounds from ``first`` to before ``end``.
+
+    ``context``: tokens whose KV is there before the first round. ``rounds``: the step of each round, lane by lane.
+    """
+
+    request: Integers
+    first: Integers
+    end: Integers
+    context: Floats
+    rounds: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Parts of prompts: ``tokens`` of ``request`` in ``step``, after ``context`` tokens."""
+
+    request: Integers
+    step: Integers
+    tokens: Floats
+    context: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSteps:
+    """One instance's steps, in the order of its log."""
+
+    start_ns: Integers
+    end_ns: Integers
+    columns: StepColumns
+    spans: Spans
+    chunks: Chunks
+
+    @property
+    def seconds(self) -> Floats:
+        """How long each step took."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+def steps_of(outcome: SimulationOutcome, rows: Integers, log: InstanceLog) -> InstanceSteps:
+    """Return the steps of one instance.
+
+    Parameters
+    ----------
+    rows
+        The requests that it served, ascending.
+    """
+    decoded = np.asarray(log.decoded, dtype=np.float64)
+    tokens = np.asarray(log.tokens, dtype=np.float64)
+    spans = _spans(outcome, log, decoded)
+    chunks = _chunks(outcome, rows, np.maximum(tokens - decoded, 0.0))
+    steps = len(decoded)
+    sums = [
+        np.bincount(chunks.step, weights, minlength=steps)
+        for weights in (
+            np.ones(len(chunks.step)),
+            chunks.tokens,
+            chunks.context,
+            chunks.tokens * chunks.context + chunks.tokens * (chunks.tokens + 1) / 2,
+        )
+    ]
+    columns = StepColumns(decoded, _decode_kv(spans, steps), *sums)
+    starts, ends = (np.asarray(values, dtype=np.int64) for values in (log.start_ns, log.end_ns))
+    return InstanceSteps(starts, ends, columns, spans, chunks)
+
+
+def _spans(outcome: SimulationOutcome, log: InstanceLog, decoded: Floats) -> Spans:
+    rounds = np.flatnonzero(decoded > 0)
+    first = np.asarray(log.span_round, dtype=np.int64)
+    if log.lane:
+        lanes = np.asarray(log.lane)[rounds]
+        rounds = rounds[np.argsort(lanes, kind="stable")]
+        before = np.searchsorted(np.sort(lanes), np.arange(lanes.max(initial=0) + 1))
+        first = first + before[np.asarray(log.span_lane, dtype=np.int64)]
+    request = np.asarray(log.span_request, dtype=np.int64)
+    length = np.asarray(log.span_tokens, dtype=np.int64)
+    context = outcome.workload.prompt_tokens[request] + _tokens_before(request, first, length)
+    return Spans(request, first, first + length, context.astype(np.float64), rounds)
+
+
+def _tokens_before(request: Integers, first: Integers, length: Integers) -> Integers:
+    """Return how many tokens, less one, a request had before each span: those of its spans, and one at each resume."""
+    order = np.lexsort((first, request))
+    ordered, lengths = request[order], length[order]
+    done = np.cumsum(lengths + 1) - (lengths + 1)
+    begins = np.flatnonzero(np.diff(ordered, prepend=-1))
+    counts = np.diff(np.append(begins, len(ordered)))
+    before = np.empty(len(request), dtype=np.int64)
+    before[order] = done - np.repeat(done[begins], counts)
+    return before
+
+
+def _decode_kv(spans: Spans, steps: int) -> Floats:
+    """Return the sum of the decodes' contexts in each step."""
+    rounds = len(spans.rounds)
+    edges = np.concatenate([spans.first, spans.end])
+    members = np.concatenate([np.ones(len(spans.first)), -np.ones(len(spans.first))])
+    offset = spans.context - spans.first
+    count = np.cumsum(np.bincount(edges, members, minlength=rounds + 1))[:rounds]
+    base = np.cumsum(np.bincount(edges, np.concatenate([offset, -offset]), minlength=rounds + 1))[:rounds]
+    kv_tokens = np.zeros(steps)
+    kv_tokens[spans.rounds] = np.maximum(base + count * np.arange(rounds), 0.0)
+    return kv_tokens
+
+
+def _chunks(outcome: SimulationOutcome, rows: Integers, tokens: Floats) -> Chunks:
+    """Lay the prompts end to end over the prompt tokens of the steps."""
+    log = outcome.requests
+    started = np.asarray(log.first_scheduled_ns)[rows]
+    rows = rows[started >= 0]
+    rows = rows[np.argsort(started[started >= 0], kind="stable")]
+    cached = np.maximum(np.asarray(log.cached_tokens, dtype=np.float64)[rows], 0.0)
+    wanted = outcome.workload.prompt_tokens[rows] - cached + np.asarray(log.recomputed_tokens)[rows]
+    of_steps, of_prompts = np.cumsum(tokens), np.cumsum(np.maximum(wanted, 0.0))
+    if not len(rows) or not len(tokens) or of_steps[-1] <= 0 or of_prompts[-1] <= 0:
+        nothing = np.zeros(0, dtype=np.int64)
+        return Chunks(nothing, nothing, np.zeros(0), np.zeros(0))
+    of_prompts *= of_steps[-1] / of_prompts[-1]
+    of_prompts[-1] = of_steps[-1]
+    edges = np.unique(np.concatenate([[0.0], of_steps, of_prompts]))
+    edges = edges[np.append(np.diff(edges) > _LEAST_TOKENS, True)]
+    edges[0] = 0.0
+    middle = (edges[1:] + edges[:-1]) / 2
+    prompt = np.searchsorted(of_prompts, middle)
+    begin = np.concatenate([[0.0], of_prompts])[prompt]
+    step = np.searchsorted(of_steps, middle)
+    return Chunks(rows[prompt], step, np.diff(edges), cached[prompt] + edges[:-1] - begin)
