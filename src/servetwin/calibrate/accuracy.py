@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from servetwin.calibrate.case import Case, CaseResult, Check
+from servetwin.calibrate.energy_cases import ENERGY_CASES
 from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
 from servetwin.calibrate.kv_cases import kv_capacity_cases
 from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted
@@ -22,6 +23,7 @@ CASES: tuple[Case, ...] = (
     predicted,
     kv_capacity_cases,
     *ROOFLINE_CASES,
+    *ENERGY_CASES,
 )
 
 PAGE = Path("docs/accuracy.md")

@@ -130,10 +130,11 @@ PREDICTED_RUNS = {
 
 def predicted(reference: Path) -> list[CaseResult]:
     """Compare mode lss with LLMServingSim's predictions, request by request."""
-    return [_predicted(reference, name, run) for name, run in PREDICTED_RUNS.items()]
+    return [predicted_run(reference, name, run) for name, run in PREDICTED_RUNS.items()]
 
 
-def _predicted(reference: Path, name: str, run: LssRun) -> CaseResult:
+def predicted_run(reference: Path, name: str, run: LssRun) -> CaseResult:
+    """Compare one of LLMServingSim's predictions, request by request."""
     times = request_times(run.simulate(reference, "lss"))
     with (reference / "llmservingsim" / "predicted" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["request id"]))

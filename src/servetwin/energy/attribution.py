@@ -42,7 +42,7 @@ def request_shares(steps: InstanceSteps, step_j: Floats, decode_kv_j: Floats, re
     per_kv_token = np.divide(kv_j, kv_tokens, out=np.zeros_like(step_j), where=kv_tokens > 0)
     prompts = np.bincount(chunks.request, chunks.tokens * per_token[chunks.step], minlength=requests)
     outputs = np.bincount(spans.request, _of_spans(steps, per_token, per_kv_token), minlength=requests)
-    return prompts, outputs
+    return prompts.astype(np.float64), outputs.astype(np.float64)
 
 
 def _of_spans(steps: InstanceSteps, per_token: Floats, per_kv_token: Floats) -> Floats:

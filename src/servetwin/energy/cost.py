@@ -65,7 +65,7 @@ class PoolPrice:
 
 @dataclass(frozen=True, slots=True)
 class RequestClass:
-    """Requests by their lengths, model or priority; a bound that is None does not count. The first that fits is taken."""
+    """Requests by lengths, model or priority; a bound that is None does not count. The first that fits is taken."""
 
     name: str
     min_prompt_tokens: int = 0
@@ -143,8 +143,9 @@ def _members(outcome: SimulationOutcome, item: RequestClass) -> NDArray[np.bool_
     if item.model is not None:
         chosen = chosen & np.array([name == item.model for name in workload.model or [None] * len(chosen)])
     if item.priority is not None:
-        chosen = chosen & (np.zeros(len(chosen)) if workload.priority is None else workload.priority == item.priority)
-    return chosen.astype(bool)
+        given = np.zeros(len(chosen), np.int64) if workload.priority is None else workload.priority
+        chosen = chosen & (given == item.priority)
+    return np.asarray(chosen, dtype=bool)
 
 
 def _class(outcome: SimulationOutcome, prompts: Floats, outputs: Floats, chosen: NDArray[np.bool_]) -> dict[str, Any]:

@@ -113,7 +113,9 @@ def state_curve(pool: PoolPower, busy: tuple[Times, Times], end_ns: int) -> Powe
     awake_end = np.minimum(following, end + min(standby_ns, sleep_ns))
     sleep_from = np.minimum(following, end + sleep_ns)
     edges = np.concatenate([[0], np.stack([start, end, awake_end, np.maximum(sleep_from, awake_end)], axis=1).ravel()])
-    levels = np.concatenate([[first_w], np.tile([device.standby_w, device.standby_w, device.idle_w, pool.sleep_w], len(start))])
+    levels = np.concatenate(
+        [[first_w], np.tile([device.standby_w, device.standby_w, device.idle_w, pool.sleep_w], len(start))]
+    )
     edges = np.append(edges, max(end_ns, int(edges[-1])))
     return PowerCurve(edges.astype(np.int64), levels * float(pool.accelerators))
 

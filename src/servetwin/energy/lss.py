@@ -20,7 +20,8 @@ from servetwin.energy.instance import busy_times, step_curve
 from servetwin.energy.model import Energy, rows_by_instance
 from servetwin.energy.pool import InstanceRecord, PoolRecord, last_ns, no_curves
 from servetwin.energy.steps import InstanceSteps, steps_of
-from servetwin.step.base import StepShape
+from servetwin.step.base import StepModel, StepShape
+from servetwin.step.work_columns import StepColumns
 
 Floats = NDArray[np.float64]
 
@@ -182,17 +183,26 @@ class LssEnergyModel:
         model = spec.step_model
         if self.active_time == "steps" or model is None:
             return 1.0
-        columns, known = steps.columns, dict[tuple[int, int], float]()
-        shares = np.empty(len(columns.num_decodes))
-        for i, (decodes, kv, new, context) in enumerate(
-            zip(columns.num_decodes, columns.decode_kv_tokens, columns.prefill_tokens, columns.prefill_context, strict=True)
-        ):
-            key = int(decodes), round(new)
-            if key not in known:
-                chunks = ((key[1], round(context)),) if key[1] else ()
-                mean = round(kv / decodes) if decodes else 0
-                parts = model.breakdown_ns(StepShape(key[0], round(kv), chunks, mean, mean))
-                outside = sum(parts.get(name, 0.0) for name in OUTSIDE_LAYERS)
-                known[key] = 1.0 - outside / max(sum(parts.values()), 1e-9)
-            shares[i] = known[key]
-        return shares
+        return _shares_of_layers(model, steps.columns)
+
+
+def _shares_of_layers(model: StepModel, columns: StepColumns) -> Floats:
+    """Return which part of each step its layers take; looked up once for each batch size."""
+    known: dict[tuple[int, int], float] = {}
+    shares = np.empty(len(columns.num_decodes))
+    names = ("num_decodes", "decode_kv_tokens", "prefill_tokens", "prefill_context")
+    rows = zip(*(getattr(columns, name).tolist() for name in names), strict=True)
+    for i, (decodes, kv, new, context) in enumerate(rows):
+        key = int(decodes), round(new)
+        if key not in known:
+            mean = round(kv / decodes) if decodes else 0
+            chunks = ((key[1], round(context)),) if key[1] else ()
+            known[key] = _share_of_layers(model, StepShape(key[0], round(kv), chunks, mean, mean))
+        shares[i] = known[key]
+    return shares
+
+
+def _share_of_layers(model: StepModel, shape: StepShape) -> float:
+    parts = model.breakdown_ns(shape)
+    outside = sum(parts.get(name, 0.0) for name in OUTSIDE_LAYERS)
+    return 1.0 - outside / max(sum(parts.values()), 1e-9)

@@ -1,6 +1,6 @@
-"""The steps of an instance as columns, recovered from what it wrote down: batches, contexts, and whose tokens they were.
+"""The steps of an instance as columns, recovered from its log: batches, contexts, and whose tokens they were.
 
-Decodes are exact: a span says in which rounds a request got its tokens, so that each round's context is a sum over spans.
+Decodes are exact: a span says in which rounds a request got its tokens, so a round's context is a sum over spans.
 Prompts are laid end to end in the order of their admission over the prompt tokens of the steps: exact where prompts are
 computed in that order and nobody is preempted, near it otherwise, and complete in any case.
 """
@@ -77,7 +77,7 @@ def steps_of(outcome: SimulationOutcome, rows: Integers, log: InstanceLog) -> In
     chunks = _chunks(outcome, rows, np.maximum(tokens - decoded, 0.0))
     steps = len(decoded)
     sums = [
-        np.bincount(chunks.step, weights, minlength=steps)
+        np.bincount(chunks.step, weights, minlength=steps).astype(np.float64)
         for weights in (
             np.ones(len(chunks.step)),
             chunks.tokens,

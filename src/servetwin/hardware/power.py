@@ -182,9 +182,6 @@ def _bf16_peak(device: Device, energies: Mapping[str, float], where: str | None)
     for name in ("bf16", "fp16"):
         if name in device.peak_flops:
             return device.peak_flops[name]
-    name, peak = next(iter(device.peak_flops.items()), (None, None))
-    if name is None or peak is None:
-        raise InputError(f"{device.name} states no peak, so that its power is not known", where=where)
-    return peak * energies.get(name, 1.0)
-
-
+    for name, peak in device.peak_flops.items():
+        return peak * float(energies.get(name, 1.0))
+    raise InputError(f"{device.name} states no peak, so that its power is not known", where=where)

@@ -40,9 +40,8 @@ def energy_figures(summary: Mapping[str, Any], power: Table | None) -> list[Figu
 
 def energy_section(summary: Mapping[str, Any], figures: list[Figure]) -> str:
     """Return the section; empty where the scenario asks for nothing of it."""
-    tables = [
-        table(header, rows) for header, rows in (_energy(summary), _cost(summary), _classes(summary), _carbon(summary)) if rows
-    ]
+    parts = (_energy(summary), _cost(summary), _classes(summary), _carbon(summary))
+    tables = [table(header, rows) for header, rows in parts if rows]
     if not tables:
         return ""
     return section("Power, cost, carbon", (charts(figures) if figures else "") + "".join(tables))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from servetwin.cluster.base import InstanceSpec, SimulationOutcome
-from servetwin.core.errors import InputError
+from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.number_formats import number_format
 from servetwin.energy.base import NodePower, Part, PoolPower, Thermal
 from servetwin.energy.carbon import CarbonModel, Embodied
@@ -79,7 +79,9 @@ def _ours(
     options: PowerOptions, replicas: Sequence[Replica], instances: tuple[InstanceSpec, ...]
 ) -> tuple[EnergyModel, dict[str, Thermal], list[str], tuple[InstanceSpec, ...]]:
     pools = [_pool(options, replica) for replica in replicas]
-    governors = {pool.name: _governor(options, pool, replica, instances) for pool, replica in zip(pools, replicas, strict=True)}
+    governors = {
+        pool.name: _governor(options, pool, replica, instances) for pool, replica in zip(pools, replicas, strict=True)
+    }
     pools = [replace(pool, governor=governors[pool.name]) for pool in pools]
     thermal = {pool.name: pool.thermal for pool in pools if pool.thermal is not None}
     made: dict[str, Any] = {}
@@ -211,7 +213,7 @@ def _cost(scenario: Scenario, replicas: Sequence[Replica]) -> CostModel | None:
     names = {replica.pool.name for replica in replicas}
     for name in options.plans:
         if name not in names:
-            raise InputError(f"there is no pool {name!r}; pools: {', '.join(sorted(names))}", where=f"cost.plans.{name}")
+            raise unknown_name("pool", name, names, where=f"cost.plans.{name}")
     pools = {replica.pool.name: _price(options, replica) for replica in replicas}
     if any(pool.pays_energy for pool in pools.values()):
         if options.energy_per_kwh is None:
@@ -219,7 +221,9 @@ def _cost(scenario: Scenario, replicas: Sequence[Replica]) -> CostModel | None:
         if scenario.power is None:
             raise InputError("hardware that is bought pays for energy: give power too", where="power")
         if scenario.power.lss is not None:
-            raise InputError("hardware that is bought needs our own power model, not LLMServingSim's", where="power.lss")
+            raise InputError(
+                "hardware that is bought needs our own power model, not LLMServingSim's", where="power.lss"
+            )
     classes = [RequestClass(**item.model_dump()) for item in options.classes]
     return CostModel(pools, options.energy_per_kwh or 0.0, options.currency, classes)
 
@@ -232,7 +236,9 @@ def _price(options: CostOptions, replica: Replica) -> PoolPrice:
     price = getattr(given, plan)
     if price is None:
         there = ", ".join(key for key, value in given if value is not None) or "none"
-        raise InputError(f"pool {replica.pool.name!r} is paid by plan {plan!r}; prices given: {there}", where=f"{where}.{plan}")
+        raise InputError(
+            f"pool {replica.pool.name!r} is paid by plan {plan!r}; prices given: {there}", where=f"{where}.{plan}"
+        )
     engine = replica.engine
     count = replica.pool.replicas * engine.data_parallel_size
     if plan == "own":

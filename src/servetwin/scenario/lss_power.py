@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from servetwin.core.errors import InputError, unknown_name
@@ -16,9 +17,7 @@ from servetwin.scenario.power_options import LssPowerOptions
 WHERE = "power.lss.nodes"
 
 
-def lss_energy_model(
-    options: LssPowerOptions, replicas: Sequence[Replica]
-) -> tuple[LssEnergyModel | None, list[str]]:
+def lss_energy_model(options: LssPowerOptions, replicas: Sequence[Replica]) -> tuple[LssEnergyModel | None, list[str]]:
     """Return LLMServingSim's power model, and what a user should know; no model where a node has no power.
 
     Raises
@@ -83,7 +82,7 @@ def _accelerator(reader: ObjectReader, unit_s: float) -> LssAccelerator:
 
 def _ascending(where: str, **powers: float) -> None:
     names = list(powers)
-    for low, high in zip(names, names[1:], strict=False):
+    for low, high in pairwise(names):
         if powers[low] > powers[high]:
             raise InputError(f"{low} ({powers[low]:g}) is above {high} ({powers[high]:g})", where=where)
 

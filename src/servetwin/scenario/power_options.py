@@ -21,7 +21,8 @@ class DevicePowerOptions(Options):
     idle_w: Watts | None = Field(None, description="Nothing is loaded, or clocks are down.")
     standby_w: Watts | None = Field(None, description="Clocks are up, no kernel runs.")
     standby_s: Seconds | None = Field(
-        None, description="How long it stays in standby after a step before it is idle; default: as its class, see docs."
+        None,
+        description="How long it stays in standby after a step before it is idle; default: as its class, see docs.",
     )
     kernel_w: Watts | None = Field(None, description="Kernels run, beside what operations and bytes take.")
     limit_w: Watts | None = Field(None, description="The board's limit.")

@@ -4,8 +4,8 @@ A step at a share ``c`` of the highest clock takes
 
     T(c) = T (s / c + (1 - s) max(1, MEMORY_CLOCK / c)),   s = compute / (compute + memory)
 
-where compute = operations / peak and memory = bytes / bandwidth: what computes goes with the clock, what reads memory does
-not until the clock is so low that it cannot keep the memory busy.
+where compute = operations / peak and memory = bytes / bandwidth: what computes goes with the clock, what reads memory
+does not until the clock is so low that it cannot keep the memory busy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import cast
 
 from servetwin.core.errors import InputError
 from servetwin.core.units import NS_PER_S
@@ -169,8 +170,9 @@ def _first(device: Device) -> str:
 
 def _highest_clock_ns(timing: StepModel | ExecutionPlan, shape: StepShape) -> int:
     if hasattr(timing, "stage_times_ns"):
-        return max(1, sum(stage.busy_ns for stage in timing.stage_times_ns([shape] * timing.num_ranks)))
-    return timing.duration_ns(shape)
+        plan = cast(ExecutionPlan, timing)
+        return max(1, sum(stage.busy_ns for stage in plan.stage_times_ns([shape] * plan.num_ranks)))
+    return cast(StepModel, timing).duration_ns(shape)
 
 
 class ClockedStepModel(StepModelBase):

@@ -170,7 +170,9 @@ class _Sums:
             seen = steps.decode_kv_tokens + steps.num_decodes
             if window:
                 seen = np.minimum(seen, steps.num_decodes * window)
-            moved = op.count * (op.kv_bytes_per_token * seen / op.context_ranks + op.bytes_per_query * steps.num_decodes)
+            moved = op.count * (
+                op.kv_bytes_per_token * seen / op.context_ranks + op.bytes_per_query * steps.num_decodes
+            )
             self.kv_bytes += moved
             self.decode_kv_bytes += moved
             self._add_flops(self.dtype, op.count * op.flops_per_pair / op.context_ranks * seen)
@@ -221,5 +223,5 @@ def _sent_bytes(op: Collective, rows: Floats, ranks: Parallelism) -> Floats:
     if op.kind == "send":
         return size
     sizes = {"tensor": ranks.tensor, "decode_context": ranks.decode_context, "prefill_context": ranks.prefill_context}
-    group = sizes[op.group] if op.group in sizes else 2
+    group = sizes.get(op.group, 2)
     return size * ((2.0 if op.kind == "all_reduce" else 1.0) * (group - 1) / group)

@@ -1,9 +1,9 @@
 """Learning a machine's constants from its measured power and a simulated run of the same load.
 
-A machine is a base, processors that are busier while an accelerator is, and accelerators that idle, stand by and work. A
-meter of the whole machine cannot tell its base from its accelerators' idle power, nor a processor from the accelerator
-that keeps it busy, so what accelerators draw at rest and at work is then taken from their own figures; the rest is
-fitted. Readings of the accelerators themselves, where there are some, replace these figures.
+A machine is a base, processors that are busier while an accelerator is, and accelerators that idle, stand by and work.
+A meter of the whole machine cannot tell its base from its accelerators' idle power, nor a processor from the
+accelerator that keeps it busy, so what accelerators draw at rest and at work is then taken from their own figures; the
+rest is fitted. Readings of the accelerators themselves, where there are some, replace these figures.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Activity:
         return pulses(*self.busy, np.full(len(self.busy[0]), float(self.count)))
 
     def standing_by(self, standby_s: float) -> PowerCurve:
-        """Number of accelerators that work or stand by."""
+        """Return the number of accelerators that work or stand by."""
         start, end = self.busy
         following = np.append(start[1:], self.end_ns + 10**12)
         until = np.minimum(end + round(standby_s * 1e9), following)

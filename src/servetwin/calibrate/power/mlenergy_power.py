@@ -35,9 +35,9 @@ EXPECTED: Mapping[str, tuple[float, float]] = {
     "joules_per_weight_byte": (40e-12, 15e-12),
     "joules_per_kv_byte": (100e-12, 50e-12),
 }
-"""What is known beforehand, and how well: half of an H100's limit for clocks, caches and leakage; products of tensor cores
-from its peak within its limit, half as much in 8 bits; HBM3 at 4 to 5 pJ per bit with its way through the chip; attention
-does several times more per byte."""
+"""What is known beforehand, and how well: less than half of an H100's limit for clocks, caches, leakage; tensor cores
+from its peak within its limit, less in 8 bits; HBM3 at 4 to 5 pJ per bit with its way through the chip; attention does
+several times more per byte."""
 
 POWER_SCATTER = 0.05
 """Cards of one type differ by several percent."""
@@ -106,7 +106,10 @@ def _power_row(row: Row, watts: float, models: Models, prompt_scale: float) -> P
 
 
 def fit_power(rows: Sequence[PowerRow]) -> DevicePower:
-    """Return the device's power with which these rows fit best, held near `EXPECTED` where they cannot tell."""
+    """Return the device's power with which these rows fit best, held near `EXPECTED` where they cannot tell.
+
+    In the steps' measured times, so that errors of predicted ones do not pass into the figures.
+    """
     from scipy.optimize import least_squares  # type: ignore[import-untyped]
 
     start = device_power(load_device(DEVICE))
@@ -114,7 +117,7 @@ def fit_power(rows: Sequence[PowerRow]) -> DevicePower:
 
     def residuals(values: Floats) -> Floats:
         power = with_values(start, values * mean)
-        errors = np.array([row.predicted_w(power) / row.watts - 1 for row in rows]) / POWER_SCATTER
+        errors = np.array([row.power_in(power, row.measured_seconds) / row.watts - 1 for row in rows]) / POWER_SCATTER
         damped = np.sign(errors) * np.sqrt(2 * (np.sqrt(1 + errors**2) - 1))
         return np.concatenate([damped, (values - 1.0) * mean / scatter])
 

@@ -40,13 +40,15 @@ class PowerSeries:
 
     def until(self, end_s: float) -> PowerSeries:
         """Return the readings before a time."""
-        early = self.time_s < end_s
-        return PowerSeries(self.time_s[early], *(None if w is None else w[early] for w in (self.node_w, self.accelerators_w)))
+        return self._where(self.time_s < end_s)
 
     def since(self, start_s: float) -> PowerSeries:
         """Return the readings from a time on."""
-        late = self.time_s >= start_s
-        return PowerSeries(self.time_s[late], *(None if w is None else w[late] for w in (self.node_w, self.accelerators_w)))
+        return self._where(self.time_s >= start_s)
+
+    def _where(self, chosen: NDArray[np.bool_]) -> PowerSeries:
+        node, accelerators = (None if w is None else w[chosen] for w in (self.node_w, self.accelerators_w))
+        return PowerSeries(self.time_s[chosen], node, accelerators)
 
 
 def read_power_series(path: Path) -> PowerSeries:
@@ -75,7 +77,8 @@ def read_power_series(path: Path) -> PowerSeries:
     if len(values) < 3 or np.any(np.diff(values[:, 0]) <= 0):
         raise InputError("at least three rows with ascending times are needed", where=str(path))
     columns = values.T
-    return PowerSeries(columns[0], columns[1] if node else None, columns[len(wanted) - len(gpus) :].sum(axis=0) if gpus else None)
+    node_w = columns[1] if node else None
+    return PowerSeries(columns[0], node_w, columns[len(wanted) - len(gpus) :].sum(axis=0) if gpus else None)
 
 
 def _watts(text: str | None, name: str, where: str) -> float:

@@ -73,16 +73,17 @@ def _ours(nodes: Sequence[_Node], pools: Sequence[Mapping[str, Any]]) -> tuple[d
     if unlike:
         return {}, ["power keys are left out in default mode: nodes that differ need --mode lss"]
     try:
-        devices = {name: _device(nodes[0], name) for name in {hardware for node in nodes for hardware in node.instances.values()}}
+        devices = {
+            name: _device(nodes[0], name)
+            for name in {hardware for node in nodes for hardware in node.instances.values()}
+        }
     except InputError as error:
         return {}, [f"power keys are left out in default mode: {error}"]
     sizes = {pool["name"]: pool["engine"].get("tensor_parallel_size", 1) for pool in pools}
     of_node = sum(sizes[name.rsplit("-", 1)[0]] for name in nodes[0].instances if name.rsplit("-", 1)[0] in sizes)
     node = _node_options(nodes[0]) | ({"accelerators": of_node} if len(pools) == 1 and of_node else {})
-    said = [
-        "power: LLMServingSim's figures in our own model (its active power is the limit, standby_duration is in seconds)"
-    ]
-    return {"power": {"devices": devices, "node": node}}, said
+    said = "power: LLMServingSim's figures in our own model; its active power is the limit, standby_duration in seconds"
+    return {"power": {"devices": devices, "node": node}}, [said]
 
 
 def _device(node: _Node, name: str) -> dict[str, float]:
