@@ -50,7 +50,7 @@ class CarbonModel:
 
     def measure(self, energy: Energy) -> dict[str, Any]:
         """Return the part ``carbon`` of the summary, in grams of CO2 equivalent."""
-        operational = float(np.dot(self._kwh_by_hour(energy), self._intensities(energy)))
+        operational = float((self._kwh_by_hour(energy) * self._intensities(energy)).sum())
         hours = energy.duration_s / 3600
         embodied = sum(item.g_per_hour * hours for item in self.embodied.values())
         total = operational + embodied

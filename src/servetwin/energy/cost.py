@@ -99,7 +99,7 @@ class CostModel:
         pools = {name: self._pool(name, price, hours, energy) for name, price in self.pools.items()}
         total = sum(pool["total"] for pool in pools.values())
         accelerators = {name: price.accelerators for name, price in self.pools.items()}
-        prompts, outputs = accelerator_seconds(outcome, accelerators)
+        prompts, outputs = accelerator_seconds(outcome, accelerators, energy)
         used = prompts.sum() + outputs.sum()
         share = total / used if used else 0.0
         return {

@@ -32,7 +32,7 @@ class PowerCurve:
     @property
     def energy_j(self) -> float:
         """The integral."""
-        return float(np.dot(self.watts, np.diff(self.edges_ns)) / NS_PER_S)
+        return float((self.watts * np.diff(self.edges_ns)).sum() / NS_PER_S)  # no dot: it would start threads
 
     @property
     def peak_w(self) -> float:

@@ -9,26 +9,32 @@ from numpy.typing import NDArray
 
 from servetwin.cluster.base import SimulationOutcome
 from servetwin.energy.attribution import request_shares
-from servetwin.energy.model import rows_by_instance
+from servetwin.energy.model import Energy, rows_by_instance
 from servetwin.energy.steps import steps_of
 
 Floats = NDArray[np.float64]
 
 
-def accelerator_seconds(outcome: SimulationOutcome, accelerators: Mapping[str, int]) -> tuple[Floats, Floats]:
+def accelerator_seconds(
+    outcome: SimulationOutcome, accelerators: Mapping[str, int], energy: Energy | None = None
+) -> tuple[Floats, Floats]:
     """Return the accelerator-seconds of each request's prompt and of its output, two columns of shape ``(requests,)``.
 
     Parameters
     ----------
     accelerators
         Of one instance, by the name of its pool.
+    energy
+        Where it is known already: its steps are used again.
     """
-    rows, count = rows_by_instance(outcome), len(outcome.workload)
+    count = len(outcome.workload)
+    known = {item.number: item.steps for record in energy.pools for item in record.instances} if energy else {}
+    rows = [] if len(known) == len(outcome.instances) else rows_by_instance(outcome)
     prompts, outputs = np.zeros(count), np.zeros(count)
     for number, spec in enumerate(outcome.instances):
         if spec.pool not in accelerators:
             continue
-        steps = steps_of(outcome, rows[number], outcome.logs[number])
+        steps = known[number] if number in known else steps_of(outcome, rows[number], outcome.logs[number])
         seconds = steps.seconds * accelerators[spec.pool]
         of_prompts, of_outputs = request_shares(steps, seconds, np.zeros_like(seconds), count)
         prompts += of_prompts

@@ -172,7 +172,7 @@ def _highest_clock_ns(timing: StepModel | ExecutionPlan, shape: StepShape) -> in
     if hasattr(timing, "stage_times_ns"):
         plan = cast(ExecutionPlan, timing)
         return max(1, sum(stage.busy_ns for stage in plan.stage_times_ns([shape] * plan.num_ranks)))
-    return cast(StepModel, timing).duration_ns(shape)
+    return timing.duration_ns(shape)
 
 
 class ClockedStepModel(StepModelBase):
