@@ -36,7 +36,9 @@ def test_tokens_bear_all_of_the_cost() -> None:
     for power in ({"node": NODE}, None):
         result = run(cost=RENT, power=power)
         cost, tokens = result.summary["cost"], result.summary["tokens"]
-        paid = cost["per_million_input_tokens"] * tokens["prompt"] + cost["per_million_output_tokens"] * tokens["output"]
+        paid = (
+            cost["per_million_input_tokens"] * tokens["prompt"] + cost["per_million_output_tokens"] * tokens["output"]
+        )
         assert paid / 1e6 == pytest.approx(cost["total"], rel=1e-9)
         assert cost["per_request"] * 60 == pytest.approx(cost["total"], rel=1e-9)
 
@@ -69,7 +71,11 @@ def test_classes_share_the_cost() -> None:
 
 def test_classes_by_model_and_priority() -> None:
     """Requests that name no model or priority are in no class that asks for one, but for priority 0."""
-    classes = [{"name": "other model", "model": "x"}, {"name": "urgent", "priority": -1}, {"name": "plain", "priority": 0}]
+    classes = [
+        {"name": "other model", "model": "x"},
+        {"name": "urgent", "priority": -1},
+        {"name": "plain", "priority": 0},
+    ]
     found = run(cost=RENT | {"classes": classes}).summary["cost"]["classes"]
     assert [item["requests"] for item in found.values()] == [0, 0, 60]
     assert found["urgent"]["per_request"] is None
@@ -100,10 +106,16 @@ def test_hourly_carbon_follows_the_hours() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cost": {"devices": {}}}, r"cost\.devices\.H100-SXM\.on_demand: pool 'a' is paid by plan 'on_demand'; prices given: none"),
+        (
+            {"cost": {"devices": {}}},
+            r"cost\.devices\.H100-SXM\.on_demand: pool 'a' is paid by plan 'on_demand'; prices given: none",
+        ),
         ({"cost": RENT | {"plan": "reserved"}}, r"reserved: .*prices given: on_demand, spot"),
         ({"cost": RENT | {"plans": {"b": "spot"}}}, r"cost\.plans\.b: unknown pool 'b'"),
-        ({"cost": {"devices": {"B200": {"on_demand": 3.0}}}}, r"no pool has a device 'B200'; devices of the cluster: H100-SXM"),
+        (
+            {"cost": {"devices": {"B200": {"on_demand": 3.0}}}},
+            r"no pool has a device 'B200'; devices of the cluster: H100-SXM",
+        ),
         ({"cost": {k: v for k, v in OWN.items() if k != "energy_per_kwh"}}, r"cost\.energy_per_kwh"),
         ({"cost": OWN, "power": None}, "give power too"),
         ({"carbon": {"g_per_kwh": 1.0}, "power": None}, "give power too"),

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from servetwin.energy.curves import PowerCurve, constant, pulses, total
 
-PULSES = st.lists(
-    st.tuples(st.integers(0, 10**10), st.integers(0, 10**9), st.floats(0, 1e4)), min_size=0, max_size=30
-)
+PULSES = st.lists(st.tuples(st.integers(0, 10**10), st.integers(0, 10**9), st.floats(0, 1e4)), min_size=0, max_size=30)
 
 
 def curve_of(rows: list[tuple[int, int, float]]) -> PowerCurve:

@@ -17,7 +17,13 @@ from servetwin.scenario.build import build
 from servetwin.scenario.load import load_scenario
 
 PARALLEL = st.sampled_from(
-    [{}, {"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}, {"max_num_seqs": 3}, {"num_gpu_blocks_override": 70}]
+    [
+        {},
+        {"tensor_parallel_size": 2},
+        {"pipeline_parallel_size": 2},
+        {"max_num_seqs": 3},
+        {"num_gpu_blocks_override": 70},
+    ]
 )
 
 
@@ -150,9 +156,7 @@ def test_longer_requests_take_more_energy() -> None:
 
 def test_series_of_a_pool_and_bad_intervals() -> None:
     """Pools' series add up to the cluster's; an interval that is none is refused."""
-    cluster = [
-        {"name": name, "hardware": {"device": device}} for name, device in (("a", "H100-SXM"), ("b", "L40S"))
-    ]
+    cluster = [{"name": name, "hardware": {"device": device}} for name, device in (("a", "H100-SXM"), ("b", "L40S"))]
     energy = run(cluster=cluster).energy
     assert energy is not None
     both = energy.series(0.5, "a")["total"] + energy.series(0.5, "b")["total"]

@@ -49,7 +49,9 @@ def test_own_figures_come_first() -> None:
     changed = device_power(device, {"kernel_w": 100.0, "joules_per_flop": 1e-12})
     assert changed.kernel_w == 100
     assert changed.flop_energy("bf16") == 1e-12
-    assert changed.flop_energy("fp8") == pytest.approx(device_power(device).flop_energy("fp8") / device_power(device).flop_energy("bf16") * 1e-12)
+    assert changed.flop_energy("fp8") == pytest.approx(
+        device_power(device).flop_energy("fp8") / device_power(device).flop_energy("bf16") * 1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,9 @@ def test_figures_that_contradict_each_other(given: dict[str, float], message: st
 def test_a_device_without_peaks_in_bf16_counts_in_what_it_has() -> None:
     """Its energy per operation comes from the format that it has."""
     device = replace(H100, peak_flops={"fp32": 1e14})
-    assert device_power(device).flop_energy("bf16") == pytest.approx(device_power(H100).flop_energy("bf16") * 989.4e12 / 2e14)
+    assert device_power(device).flop_energy("bf16") == pytest.approx(
+        device_power(H100).flop_energy("bf16") * 989.4e12 / 2e14
+    )
 
 
 @given(st.floats(0.2, 1.0), st.floats(0.2, 1.0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from servetwin.core.errors import InputError
 from servetwin.llm import load_model
-from servetwin.llm.check_parallel import check_parallelism
+from servetwin.llm.checks import check_parallelism
 from servetwin.llm.parallel import Parallelism, balanced_partition, stage_layers
 
 
@@ -95,12 +95,13 @@ def test_a_device_of_twice_the_speed_takes_twice_the_layers() -> None:
     [
         ("meta-llama/Llama-3.1-8B", Parallelism(3), "tensor_parallel_size 3 does not divide"),
         ("meta-llama/Llama-3.1-8B", Parallelism(pipeline=33), "33 is more than the model's 32 layers"),
-        ("meta-llama/Llama-3.1-8B", Parallelism(2, expert=2), "Llama-3.1-8B has no experts; leave it out"),
-        ("meta-llama/Llama-3.1-8B", Parallelism(16, decode_context=4), "16 .* ranks with 8 KV heads have 2"),
-        ("Qwen/Qwen3-30B-A3B", Parallelism(2, expert=3), "3 does not divide the 2 ranks .* allowed: 1, 2"),
-        ("Qwen/Qwen3-30B-A3B", Parallelism(expert=256, data=256), "256 is more than .*'s 128 experts"),
-        ("Qwen/Qwen3-30B-A3B", Parallelism(data=512), "512 ranks cannot divide one of .* experts .width 768"),
-        ("Qwen/Qwen3-30B-A3B", Parallelism(prefill_context=2, data=2), "does not go with data parallelism"),
+        ("meta-llama/Llama-3.1-8B", Parallelism(2, expert=2), "Llama-3.1-8B: .* has no experts; leave"),
+        ("meta-llama/Llama-3.1-8B", Parallelism(16, decode_context=4), "8 KV heads on 16 .* are 2; allowed: 1, 2"),
+        ("deepseek-ai/DeepSeek-V3", Parallelism(3, decode_context=3), "tensor_parallel_size 3 does not divide"),
+        ("Qwen/Qwen3-30B-A3B", Parallelism(2, expert=3), "3 does not divide the 2 ranks of a stage; allowed: 1, 2"),
+        ("Qwen/Qwen3-30B-A3B", Parallelism(expert=256, data=256), "256 accelerators cannot share 128 experts"),
+        ("Qwen/Qwen3-30B-A3B", Parallelism(data=512), "does not divide the experts' intermediate size 768"),
+        ("Qwen/Qwen3-30B-A3B", Parallelism(prefill_context=2, data=2), "does not go with data_parallel_size"),
     ],
 )
 def test_degrees_that_do_not_fit_the_model_are_refused(name: str, ranks: Parallelism, message: str) -> None:

@@ -26,7 +26,9 @@ DECODES, PROMPT = StepShape(64, 64 * 500), StepShape(0, 0, ((2048, 0),))
 
 def clocked(policy: ClockPolicy) -> ClockedStepModel:
     """Return the roofline under a policy."""
-    return ClockedStepModel(INNER, Governor(StepWork(MODEL), DEVICE, device_power(DEVICE), policy, INNER, where="power.cap_w"))
+    return ClockedStepModel(
+        INNER, Governor(StepWork(MODEL), DEVICE, device_power(DEVICE), policy, INNER, where="power.cap_w")
+    )
 
 
 SHAPES = st.builds(

@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def fit_all(folder: Path) -> Mapping[str, CollectiveCosts]:
-    """Return the coefficients of each kind of link in `FITTED_ON`."""
+def fit_all(folder: Path, names: Sequence[str] = tuple(FITTED_ON)) -> Mapping[str, CollectiveCosts]:
+    """Return the coefficients of kinds of links, keys of `FITTED_ON`."""
     return {
         name: fit_costs(FitData(level_of(system), fitted_rows(folder, system), custom_rows(folder, system)))
-        for name, system in FITTED_ON.items()
+        for name, system in ((name, FITTED_ON[name]) for name in names)
     }
 
 

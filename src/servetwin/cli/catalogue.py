@@ -147,6 +147,15 @@ def _expert_routings() -> Registry[Any]:
     return expert_routings
 
 
+def _topologies() -> list[Row]:
+    from servetwin.network.presets import PRESETS
+
+    return [
+        {"name": preset.name, "accelerators": preset.size, "links": preset.link, "kind": preset.kind}
+        for preset in PRESETS.values()
+    ]
+
+
 def _workloads() -> list[Row]:
     from servetwin.scenario.workload_field import BUILT_IN_OPTIONS
     from servetwin.workload.base import workload_sources
@@ -160,6 +169,7 @@ LISTS: dict[str, Callable[[], list[Row]]] = {
     "models": _models,
     "hardware": _hardware,
     "links": _links,
+    "topologies": _topologies,
     "routers": _registry(_routers),
     "schedulers": _registry(_schedulers),
     "orderings": _registry(_orderings),

@@ -43,4 +43,6 @@ def check_instance(instance: Instance, name: str) -> None:
         after = [context + (r.lane in decoding) for r, context in zip(members, contexts, strict=True)]
         held = sum(-(-context // settings.block_size) for context in after)
         held += sum(r.num_blocks for r in instance.running.values() if r.prefilling or r in instance.paused)
+        held += sum(r.num_blocks for r in (*instance.held.values(), *instance.loading.values()))
+        held += sum(r.num_blocks for r in instance.waiting)
         check(used == held, f"{used} blocks used, requests hold {held}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import cast
 
-from servetwin.cluster.base import InstanceSpec
+from servetwin.cluster.base import Disaggregation, InstanceSpec
 from servetwin.core.errors import InputError
 from servetwin.engine.base import NOT_YET, RequestLog
 from servetwin.engine.group import Group
 from servetwin.engine.instance import Instance
+from servetwin.engine.lss_group import LssGroup
 from servetwin.engine.rank import Rank
-from servetwin.step.plans.base import ExecutionPlan
+from servetwin.step.plans.base import ExecutionPlan, MemberPlan
 
 Unit = Instance | Group
 
@@ -28,6 +30,7 @@ def make_units(
     distinct: bool,
     first_poll_ns: int,
     skipping: bool,
+    disaggregation: Disaggregation | None = None,
 ) -> tuple[list[Unit], list[Instance]]:
     """Return the units in the order of their first instance, and all instances in order.
 
@@ -72,8 +75,18 @@ def make_units(
             for number in numbers
         ]
         instances += ranks
-        units.append(Group(ranks, plan, first_poll_ns))
+        units.append(_group(ranks, plan, first_poll_ns))
+    if disaggregation is not None:
+        for spec, instance in zip(specs, instances, strict=True):
+            instance.hands_over = disaggregation.first_token if spec.role == "prefill" else None
+            instance.instant_transfers = disaggregation.transfers is None
     return units, instances
+
+
+def _group(ranks: Sequence[Rank], plan: ExecutionPlan, first_poll_ns: int) -> Group:
+    if getattr(plan, "members_end_apart", False):
+        return LssGroup(ranks, cast(MemberPlan, plan), first_poll_ns)
+    return Group(ranks, plan, first_poll_ns)
 
 
 def _groups(specs: Sequence[InstanceSpec]) -> Iterator[tuple[ExecutionPlan | None, list[int]]]:

@@ -131,7 +131,7 @@ class LssEnergyModel:
         ):
             curves[name].append(constant(watts, end_ns))
         instances = [
-            self._instance(node, spec, i, steps_of(outcome, rows[i], outcome.logs[i]), curves, end_ns)
+            self._instance(node, spec, i, steps_of(outcome, i, rows[i]), curves, end_ns)
             for i, spec in enumerate(outcome.instances)
             if spec.name in node.instances
         ]

@@ -16,6 +16,7 @@ from servetwin.energy.attribution import request_shares
 from servetwin.energy.base import COMPONENTS, PoolPower, Traffic
 from servetwin.energy.curves import PowerCurve, total
 from servetwin.energy.pool import PoolRecord, last_ns, record_pool
+from servetwin.energy.traffic import kv_transfers
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +41,7 @@ class EnergyModel:
     def measure(self, outcome: SimulationOutcome, traffic: Sequence[Traffic] = ()) -> Energy:
         """Return the energy of an outcome; it must not change any more."""
         rows = rows_by_instance(outcome)
+        traffic = [*traffic, *kv_transfers(outcome)]
         return Energy([record_pool(pool, outcome, rows, traffic) for pool in self.pools], outcome, self.pue)
 
 
@@ -169,8 +171,17 @@ class Energy:
 
 
 def rows_by_instance(outcome: SimulationOutcome) -> list[NDArray[np.int64]]:
-    """Return the requests that each instance served, ascending."""
-    instance = np.asarray(outcome.requests.instance)
+    """Return the requests whose prompt or output each instance computed, ascending."""
+    served = np.asarray(outcome.requests.instance)
+    rows = _grouped(served, len(outcome.instances))
+    before = np.asarray(outcome.requests.prefill_instance)
+    if (before >= 0).any():
+        both = zip(rows, _grouped(np.where(before == served, -1, before), len(outcome.instances)), strict=True)
+        rows = [np.sort(np.concatenate(pair)) for pair in both]
+    return rows
+
+
+def _grouped(instance: NDArray[np.integer], count: int) -> list[NDArray[np.int64]]:
     order = np.argsort(instance, kind="stable").astype(np.int64)
-    bounds = np.searchsorted(instance[order], np.arange(len(outcome.instances) + 1))
-    return [order[bounds[i] : bounds[i + 1]] for i in range(len(outcome.instances))]
+    bounds = np.searchsorted(instance[order], np.arange(count + 1))
+    return [order[bounds[i] : bounds[i + 1]] for i in range(count)]

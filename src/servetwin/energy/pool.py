@@ -95,7 +95,7 @@ def _record(
     curves: dict[str, list[PowerCurve]],
     end_ns: int,
 ) -> InstanceRecord:
-    steps = steps_of(outcome, rows, outcome.logs[number])
+    steps = steps_of(outcome, number, rows)
     energy = step_energy(pool, steps)
     busy = busy_times(steps)
     accelerators = (state_curve(pool, busy, end_ns), step_curve(steps, energy.above_standby))

@@ -63,18 +63,21 @@ class InstanceSteps:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def steps_of(outcome: SimulationOutcome, rows: Integers, log: InstanceLog) -> InstanceSteps:
+def steps_of(outcome: SimulationOutcome, number: int, rows: Integers) -> InstanceSteps:
     """Return the steps of one instance.
 
     Parameters
     ----------
+    number
+        Its place in the outcome.
     rows
-        The requests that it served, ascending.
+        The requests whose prompt or output it computed, ascending.
     """
+    log = outcome.logs[number]
     decoded = np.asarray(log.decoded, dtype=np.float64)
     tokens = np.asarray(log.tokens, dtype=np.float64)
     spans = _spans(outcome, log, decoded)
-    chunks = _chunks(outcome, rows, np.maximum(tokens - decoded, 0.0))
+    chunks = _chunks(outcome, number, rows, np.maximum(tokens - decoded, 0.0))
     steps = len(decoded)
     sums = [
         np.bincount(chunks.step, weights, minlength=steps).astype(np.float64)
@@ -129,18 +132,14 @@ def _decode_kv(spans: Spans, steps: int) -> Floats:
     return kv_tokens
 
 
-def _chunks(outcome: SimulationOutcome, rows: Integers, tokens: Floats) -> Chunks:
+def _chunks(outcome: SimulationOutcome, number: int, rows: Integers, tokens: Floats) -> Chunks:
     """Lay the prompts end to end over the prompt tokens of the steps."""
-    log = outcome.requests
-    started = np.asarray(log.first_scheduled_ns)[rows]
-    rows = rows[started >= 0]
-    rows = rows[np.argsort(started[started >= 0], kind="stable")]
-    cached = np.maximum(np.asarray(log.cached_tokens, dtype=np.float64)[rows], 0.0)
-    wanted = outcome.workload.prompt_tokens[rows] - cached + np.asarray(log.recomputed_tokens)[rows]
-    of_steps, of_prompts = np.cumsum(tokens), np.cumsum(np.maximum(wanted, 0.0))
-    if not len(rows) or not len(tokens) or of_steps[-1] <= 0 or of_prompts[-1] <= 0:
+    rows, cached, wanted = _prompts(outcome, number, rows)
+    of_steps = np.cumsum(tokens)
+    if not len(rows) or not len(tokens) or of_steps[-1] <= 0:
         nothing = np.zeros(0, dtype=np.int64)
         return Chunks(nothing, nothing, np.zeros(0), np.zeros(0))
+    of_prompts = np.cumsum(wanted if wanted.any() else np.ones(len(rows)))
     of_prompts *= of_steps[-1] / of_prompts[-1]
     of_prompts[-1] = of_steps[-1]
     edges = np.unique(np.concatenate([[0.0], of_steps, of_prompts]))
@@ -151,3 +150,21 @@ def _chunks(outcome: SimulationOutcome, rows: Integers, tokens: Floats) -> Chunk
     begin = np.concatenate([[0.0], of_prompts])[prompt]
     step = np.searchsorted(of_steps, middle)
     return Chunks(rows[prompt], step, np.diff(edges), cached[prompt] + edges[:-1] - begin)
+
+
+def _prompts(outcome: SimulationOutcome, number: int, rows: Integers) -> tuple[Integers, Floats, Floats]:
+    """Return whose prompts an instance computed, in the order of admission: cached tokens, and computed ones.
+
+    An instance that took over from another one, which computed the prompt, computes again what preemptions lose.
+    """
+    log = outcome.requests
+    took_over = (np.asarray(log.prefill_instance)[rows] >= 0) & (np.asarray(log.prefill_instance)[rows] != number)
+    started = np.where(took_over, np.asarray(log.decode_admitted_ns)[rows], np.asarray(log.first_scheduled_ns)[rows])
+    order = np.argsort(started, kind="stable")
+    order = order[started[order] >= 0]
+    rows, took_over = rows[order], took_over[order]
+    cached = np.maximum(np.asarray(log.cached_tokens, dtype=np.float64)[rows], 0.0)
+    handed_on = np.asarray(log.prefill_instance)[rows] == number
+    again = np.where(handed_on, 0, np.asarray(log.recomputed_tokens)[rows])
+    first = np.where(took_over, 0.0, outcome.workload.prompt_tokens[rows] - cached)
+    return rows, np.where(took_over, 0.0, cached), np.maximum(first + again, 0.0)

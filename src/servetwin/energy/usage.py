@@ -34,7 +34,7 @@ def accelerator_seconds(
     for number, spec in enumerate(outcome.instances):
         if spec.pool not in accelerators:
             continue
-        steps = known[number] if number in known else steps_of(outcome, rows[number], outcome.logs[number])
+        steps = known[number] if number in known else steps_of(outcome, number, rows[number])
         seconds = steps.seconds * accelerators[spec.pool]
         of_prompts, of_outputs = request_shares(steps, seconds, np.zeros_like(seconds), count)
         prompts += of_prompts

@@ -16,6 +16,7 @@ from servetwin.core.errors import InvariantError
 from servetwin.engine.admission import longest_request
 from servetwin.engine.base import (
     EngineSettings,
+    FirstToken,
     InstanceLog,
     Ordering,
     RequestLog,
@@ -25,10 +26,11 @@ from servetwin.engine.base import (
 )
 from servetwin.engine.caches import make_kv_cache
 from servetwin.engine.cohort import DecodeCohort
+from servetwin.engine.handover import admit_remote, hand_over
 from servetwin.engine.orderings import FirstComeFirstServed
 from servetwin.engine.queues import FifoQueue, KeyedQueue
 from servetwin.engine.records import log_span, log_steps, write_rows
-from servetwin.engine.request import Request
+from servetwin.engine.request import LOCAL, Request
 from servetwin.engine.running_order import schedule_in_order
 from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
 from servetwin.step.base import StepModel, StepShape
@@ -75,8 +77,13 @@ class Instance:
         "decoding",
         "ends_ns",
         "fifo",
+        "handed_over",
+        "hands_over",
         "has_lanes",
+        "held",
         "idle_since_ns",
+        "instant_transfers",
+        "loading",
         "log",
         "longest_request",
         "may_notice",
@@ -84,12 +91,14 @@ class Instance:
         "number",
         "ordering",
         "paused",
+        "planned_blocks",
         "planned_steps",
         "policy",
         "preempted",
         "preemptions_since_token",
         "prefilling",
         "requests",
+        "reserved",
         "run_limit",
         "running",
         "scheduler",
@@ -146,6 +155,20 @@ class Instance:
         """By row, in running order (that of admission)."""
         self.prefilling: list[Request] = []
         """The running requests whose prompt is not computed to its end, in running order."""
+        self.hands_over: FirstToken | None = None
+        """Where the first token is made, if requests go elsewhere when their prompt is computed."""
+        self.instant_transfers = False
+        """Whether KV from elsewhere is there at once."""
+        self.handed_over: list[Request] = []
+        """Requests whose prompt is computed and that the cluster has not taken on yet."""
+        self.held: dict[int, Request] = {}
+        """By row: requests that went on, whose blocks stay until somebody else has their KV."""
+        self.loading: dict[int, Request] = {}
+        """By row: requests that have their blocks, whose KV is on its way."""
+        self.reserved: list[tuple[Request, int]] = []
+        """Requests that got their blocks, and how many tokens' KV must come: what the cluster has not taken on yet."""
+        self.planned_blocks: tuple[int, int] | None = None
+        """Used and cached blocks when the step was planned, where they may change before it ends."""
         self.paused: list[Request] = []
         """Decoding requests that this step leaves out; they are back in the cohort when it ends."""
         self.chunks: list[tuple[Request, int]] = []
@@ -369,6 +392,13 @@ class Instance:
             request = waiting[0]
             if request.arrival_ns > self._known_ns:
                 break
+            if request.remote:
+                if not admit_remote(self, request, now_ns):
+                    break
+                if request.row in self.running:
+                    seats -= 1
+                    budget -= 1
+                continue
             hits = cache.lookup(request) if caching else ()
             found = len(hits) * self.block_size
             tokens = request.known_tokens - found
@@ -385,11 +415,12 @@ class Instance:
             seats -= 1
             budget -= tokens
             cache.admit(request, hits, found + tokens)
-            self._enter(request, found, now_ns)
+            self.enter(request, found, now_ns)
             self.chunks.append((request, tokens))
         self.budget = budget
 
-    def _enter(self, request: Request, found: int, now_ns: int) -> None:
+    def enter(self, request: Request, found: int, now_ns: int) -> None:
+        """Let a request run, ``found`` tokens of which are there already."""
         requests, row = self.requests, request.row
         request.admission = self._admissions
         self._admissions += 1
@@ -399,6 +430,10 @@ class Instance:
         if requests.first_scheduled_ns[row] < 0:
             requests.first_scheduled_ns[row] = now_ns
             requests.cached_tokens[row] = found
+            return
+        if request.remote:
+            requests.decode_admitted_ns[row] = now_ns
+            request.remote = LOCAL
             return
         self.log.readmitted_ns.append(now_ns)
         if request.lost_tokens > found:
@@ -432,6 +467,8 @@ class Instance:
             durations = self.step_model.decode_run_ns(shape, steps, horizon_ns - now_ns)
             self.ends_ns = list(accumulate(durations, initial=now_ns))[1:]
         self.planned_steps = len(self.ends_ns)
+        if not self._skipping:
+            self.planned_blocks = (self.cache.num_blocks - self.cache.free_blocks, self.cache.cached_blocks)
         self.may_notice = self.planned_steps > 1 and not self._deaf
 
     # Completion -----------------------------------------------------------------------------------------------
@@ -475,6 +512,9 @@ class Instance:
         self.preemptions_since_token = 0
         self.prefilling.remove(request)
         request.prefilling = False
+        if self.hands_over and not (self.hands_over == "prefill" and request.output_tokens == 1):
+            hand_over(self, request, now_ns)
+            return
         if requests.first_token_ns[row] < 0:
             requests.first_token_ns[row] = now_ns
         else:
@@ -509,6 +549,7 @@ class Instance:
         self.idle_since_ns = now_ns
         self.log.idle_ns.append(now_ns)
         self.log.idle_cached_blocks.append(self.cache.cached_blocks)
+        self.log.idle_used_blocks.append(self.cache.num_blocks - self.cache.free_blocks)
 
     def close(self) -> None:
         """Complete the log: the last steps, and what unfinished requests have got (if the user cut the run short)."""

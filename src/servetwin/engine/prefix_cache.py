@@ -72,6 +72,12 @@ class PrefixCache:
 
     def admit(self, request: Request, hits: Sequence[Block], tokens: int) -> None:
         """Add a reference to the hits, take the rest."""
+        self.reserve(request, hits, tokens)
+        if self.shared:
+            self.register(request, tokens)
+
+    def reserve(self, request: Request, hits: Sequence[Block], tokens: int) -> None:
+        """Do the same, but let nobody find the rest yet."""
         for block in hits:
             if block.references == 0:
                 del self._queue[block]
@@ -80,16 +86,19 @@ class PrefixCache:
             block.references += 1
         request.blocks = list(hits)
         request.num_blocks = len(hits)
-        self.extend(request, tokens)
+        self._grow(request, tokens)
 
     def extend(self, request: Request, tokens: int) -> None:
         """Take what is missing to ``tokens`` tokens; full blocks can be found at once."""
+        self._grow(request, tokens)
+        if self.shared:
+            self.register(request, tokens)
+
+    def _grow(self, request: Request, tokens: int) -> None:
         blocks = -(-tokens // self._block_size)
         if blocks > request.num_blocks:
             self.take(blocks - request.num_blocks)
             request.num_blocks = blocks
-        if self.shared:
-            self.register(request, tokens)
 
     def take(self, blocks: int) -> None:
         """Take the oldest blocks of the queue; those with a key are forgotten."""

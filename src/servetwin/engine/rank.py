@@ -10,7 +10,6 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from servetwin.engine.base import EngineSettings, Ordering, RequestLog, Scheduler
-from servetwin.engine.caches import make_kv_cache
 from servetwin.engine.cohort import DecodeCohort
 from servetwin.engine.instance import Instance
 from servetwin.engine.preemption import leave_cohort
@@ -71,8 +70,6 @@ class Rank(Instance):
             settings, scheduler, ordering, _TimedByGroup(plan.needs), requests, number=number, distinct=distinct
         )
         self.has_lanes = plan.num_stages > 1
-        if self.has_lanes:  # a prompt in flight may have somebody else preempted who got tokens in the same batch
-            self.cache = make_kv_cache(settings, distinct=distinct, preempts_by_key=True)
         lanes = plan.num_stages + 1 if self.has_lanes else 1
         self._cohorts = [
             DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self.shares_blocks, lane=lane)

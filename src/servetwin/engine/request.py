@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from servetwin.engine.prefix_cache import Block
 
+LOCAL, WANTED, LOADING, LANDED = range(4)
+"""Where a request's KV comes from: it is computed here, or comes from elsewhere (and how far that is)."""
+
 NO_KEYS: Sequence[int] = ()
 NO_BLOCKS: list[Block] = []
 """Of a request that no cache of single blocks has seen; never changed."""
@@ -38,6 +41,8 @@ class Request:
         Of these, the first ones that the prefix cache can find.
     base, start_round, finish_round, lane
         In the cohort: its context is ``base`` + the cohort's rounds; when it came, when it will finish, which cohort.
+    remote
+        Whether its prompt's KV comes from another instance: no, wanted, loading, landed.
     in_flight
         While it prefills in a pipeline: batches in flight that compute one of its chunks.
     """
@@ -60,6 +65,7 @@ class Request:
         "output_tokens",
         "prefilling",
         "prompt_tokens",
+        "remote",
         "row",
         "start_round",
     )
@@ -86,6 +92,7 @@ class Request:
         self.finish_round = 0
         self.lane = 0
         self.in_flight = 0
+        self.remote = LOCAL
 
     def __lt__(self, other: Request) -> bool:
         return self.order_key < other.order_key

@@ -93,14 +93,12 @@ def _give(instance: Instance, request: Request, tokens: int) -> None:
 
 
 def _victim(instance: Instance, order: list[Request]) -> Request | None:
-    """Return who is preempted first: nobody of whom a batch is in flight."""
-    if instance.has_lanes:
-        order = [request for request in order if not request.in_flight]
-    if not order:
-        return None
-    if not instance.ordering.preempts_by_key:
-        return order[-1]
-    return max(order, key=_order_key)
+    """Return who is preempted first; None while that one is in flight, so that nobody is thrown out in its stead."""
+    if not instance.has_lanes:
+        return max(order, key=_order_key) if instance.ordering.preempts_by_key else order[-1]
+    everybody = instance.running.values()
+    victim = max(everybody, key=_order_key) if instance.ordering.preempts_by_key else next(reversed(everybody))
+    return None if victim.in_flight or victim not in order else victim
 
 
 def _order_key(request: Request) -> tuple[int, ...]:

@@ -22,11 +22,33 @@ def check_parallelism(model: ModelArchitecture, ranks: Parallelism, *, where: st
         stage_layers(model.num_hidden_layers, ranks.pipeline, 0, ranks.partition)
     except InputError as error:
         raise InputError(str(error), where=where) from None
+    for trouble in _group_troubles(model, ranks):
+        raise InputError(f"{model.name}: {trouble}", where=where)
     if ranks.expert == 1 and ranks.experts_group == ranks.tensor:
         model.check_tensor_parallel_size(ranks.tensor, where=where)
         return
     for trouble in _troubles(model, ranks):
         raise InputError(f"{model.name}: {trouble}", where=where)
+
+
+def _group_troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[str]:
+    """Yield what is wrong with the groups of ranks that share experts, or divide a sequence."""
+    group = ranks.experts_group
+    if ranks.expert > 1 and not model.is_moe:
+        yield f"expert parallelism {ranks.expert}: it has no experts; leave enable_expert_parallel out"
+    if group % ranks.expert:
+        yield f"expert parallelism {ranks.expert} does not divide the {group} ranks of a stage; {_divisors(group)}"
+    if ranks.prefill_context > 1 and ranks.data > 1:
+        yield "prefill_context_parallel_size does not go with data_parallel_size, as in vLLM; leave one at 1"
+    latent = isinstance(model.attention, LatentAttention)
+    kv_heads = 1 if latent else model.num_key_value_heads
+    copies = max(1, ranks.tensor // kv_heads)
+    if ranks.decode_context > 1 and copies % ranks.decode_context:
+        yield (
+            f"decode_context_parallel_size {ranks.decode_context} must divide the copies of the KV cache: {kv_heads} "
+            f"{'compressed head' if latent else 'KV heads'} on {ranks.tensor} accelerators are {copies}; "
+            f"{_divisors(copies)}"
+        )
 
 
 def _troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[str]:

@@ -190,8 +190,8 @@ class Elementwise:
     name: str
     count: int
     applies_to: Items
-    elements_read: float
-    elements_written: float
+    elements_read: int
+    elements_written: int
     weight_bytes: int = 0
     activation_bytes: int = 2
 

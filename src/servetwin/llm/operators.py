@@ -99,7 +99,7 @@ class _RankOperators:
             yield Collective("pipeline_gather", 2, "all_gather", "tokens", self.hidden, self.size)
 
     def moves(
-        self, name: str, count: int, read: float, written: float, weights: int = 0, items: Items = "tokens"
+        self, name: str, count: int, read: int, written: int, weights: int = 0, items: Items = "tokens"
     ) -> Elementwise:
         return Elementwise(name, count, items, read, written, weights * self.size, self.size)
 
@@ -243,13 +243,13 @@ class _RankOperators:
             yield from self.all_reduce("mlp_all_reduce", count)
 
     def routed(self, part: MixtureOfExperts, count: int) -> Iterator[RankOperator]:
+        """Yield the routed experts' operators; activation and sum pass over all slots, ``top_k`` for each token."""
         local = -(-part.num_experts // self.ranks.expert)
         width = part.intermediate_size // self.ranks.expert_tensor
-        rows = part.top_k * local / part.num_experts
         yield self.grouped("experts.gate_up_proj", count, part, local, 2 * width, self.hidden)
-        yield self.moves("experts.act_fn", count, rows * 2 * width, rows * width, items="routed_tokens")
+        yield self.moves("experts.act_fn", count, part.top_k * 2 * width, part.top_k * width, items="routed_tokens")
         yield self.grouped("experts.down_proj", count, part, local, self.hidden, width)
-        yield self.moves("experts.sum", count, rows * self.hidden, self.hidden, items="routed_tokens")
+        yield self.moves("experts.sum", count, part.top_k * self.hidden, self.hidden, items="routed_tokens")
 
     def grouped(self, name: str, count: int, part: MixtureOfExperts, local: int, n: int, k: int) -> GroupedGemm:
         return GroupedGemm(

@@ -212,10 +212,11 @@ class Sizing:
         usable = int(self.cuda_bytes * self.utilization)
         phase, parts = self._reserve()
         reserve = sum(parts.values())
-        blocks = (usable - weights - reserve) // (self.block_size * per_token)
+        block = self.block_size * per_token // self.parallelism.decode_context  # whose ranks share a sequence's tokens
+        blocks = (usable - weights - reserve) // block
         return KvCapacity(
             blocks,
-            self.block_size * per_token,
+            block,
             usable,
             weights,
             reserve,

@@ -94,13 +94,14 @@ def _newest(folder: Path, system: str, source: str, table: str) -> Path:
     if not (folder / system).is_dir():
         systems = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
         raise unknown_name("system", system, systems, where=str(folder))
-    paths = sorted((folder / system / "comm" / source).glob(f"*/{table}.parquet"), key=_version)
+    paths = sorted((folder / system / "comm" / source).glob(f"*/{table}.parquet"), key=version_of)
     if not paths:
         raise InputError(f"no table {table} of {source}", where=str(folder / system / "comm"))
     return paths[-1]
 
 
-def _version(path: Path) -> list[int]:
+def version_of(path: Path) -> list[int]:
+    """Return the version of a table, which its folder's name says, for comparisons."""
     return [int(part) if part.isdigit() else 0 for part in path.parent.name.split(".")]
 
 

@@ -87,7 +87,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         ),
         Algorithm(
             "recursive_doubling",
-            "log2 N exchanges of all there is with ranks 1, 2, 4, ... away",
+            "exchanges of all there is with ranks 1, 2, 4, ... away, log2 N in all",
             "protocols",
             {
                 "all_reduce": _recursive_doubling,

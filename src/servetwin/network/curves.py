@@ -28,13 +28,16 @@ class Curve:
     Parameters
     ----------
     points
-        Pairs of bytes and nanoseconds, at least one, in any order.
+        Pairs of bytes and nanoseconds, at least one, in any order; times of equal sizes are merged into their mean.
     """
 
     def __init__(self, points: Iterable[tuple[float, float]]) -> None:
-        ordered = sorted(points)
-        if not ordered:
+        merged: dict[float, list[float]] = {}
+        for size, time in points:
+            merged.setdefault(size, []).append(time)
+        if not merged:
             raise InputError("a measured curve needs at least one point")
+        ordered = [(size, sum(times) / len(times)) for size, times in sorted(merged.items())]
         self.sizes = [size for size, _ in ordered]
         self.times_ns = list(accumulate((time for _, time in ordered), max))
         self._beyond = self._last_slope()
@@ -61,10 +64,8 @@ Curves = Mapping[CurveKey, Curve]
 
 
 def curves_of(rows: Iterable[tuple[CurveKey, float, float]]) -> dict[CurveKey, Curve]:
-    """Return the curves of rows (key, bytes, nanoseconds); equal sizes are merged into their mean."""
-    points: dict[CurveKey, dict[float, list[float]]] = {}
+    """Return the curves of rows (key, bytes, nanoseconds)."""
+    points: dict[CurveKey, list[tuple[float, float]]] = {}
     for key, num_bytes, time_ns in rows:
-        points.setdefault(key, {}).setdefault(num_bytes, []).append(time_ns)
-    return {
-        key: Curve((size, sum(times) / len(times)) for size, times in sizes.items()) for key, sizes in points.items()
-    }
+        points.setdefault(key, []).append((num_bytes, time_ns))
+    return {key: Curve(pairs) for key, pairs in points.items()}

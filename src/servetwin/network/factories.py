@@ -10,56 +10,33 @@ from servetwin.network.aiconfigurator import TABLES_VARIABLE, aiconfigurator_cur
 from servetwin.network.algorithms import ALGORITHMS, NCCL_ALGORITHMS
 from servetwin.network.base import Collectives, Link, collectives
 from servetwin.network.measured import MeasuredCollectives, read_measured
-from servetwin.network.presets import topology_of
-from servetwin.network.topology import Topology
+from servetwin.network.topology import Topology, single_switch
 from servetwin.network.topology_collectives import TopologyCollectives
 
 
 @collectives.register("auto")
-def auto(
-    link: Link, topology: Topology | str | None = None, nodes: int = 1, network: str = "rail"
-) -> TopologyCollectives:
+def auto(link: Link, topology: Topology | None = None) -> TopologyCollectives:
     """Take the cheapest algorithm of NCCL or of vLLM's own all-reduce, on a topology.
 
-    Parameters
-    ----------
-    topology
-        A preset's name (``hgx_h100``); left out: one switch of plain links, over which only NCCL's are taken.
-    nodes
-        How many of a preset's machines.
-    network
-        What joins them: ``rail``, ``fat_tree``, ``switch`` or ``none``.
+    Without one, on a switch of plain links: none of them is known for protocols or for reading peers' memory.
     """
-    return TopologyCollectives(topology_of(topology, link, nodes, network))
+    return TopologyCollectives(topology or single_switch(link))
 
 
 @collectives.register("nccl")
-def nccl(
-    link: Link, topology: Topology | str | None = None, nodes: int = 1, network: str = "rail"
-) -> TopologyCollectives:
-    """Take the cheapest algorithm of NCCL alone, on a topology.
-
-    Parameters
-    ----------
-    topology, nodes, network
-        As of ``auto``.
-    """
-    return TopologyCollectives(topology_of(topology, link, nodes, network), NCCL_ALGORITHMS)
+def nccl(link: Link, topology: Topology | None = None) -> TopologyCollectives:
+    """Take the cheapest algorithm of NCCL alone, on a topology or a switch of plain links."""
+    return TopologyCollectives(topology or single_switch(link), NCCL_ALGORITHMS)
 
 
 def _named(name: str) -> Callable[..., TopologyCollectives]:
-    def factory(
-        link: Link, topology: Topology | str | None = None, nodes: int = 1, network: str = "rail"
-    ) -> TopologyCollectives:
-        where = topology_of(topology, link, nodes, network, one_kernel_ranks=8)
-        return TopologyCollectives(where, algorithm=name)
+    def factory(link: Link, topology: Topology | None = None) -> TopologyCollectives:
+        return TopologyCollectives(topology or single_switch(link, one_kernel_ranks=8), algorithm=name)
 
-    factory.__doc__ = f"""{ALGORITHMS[name].summary.capitalize()}; where it is not defined, the cheapest algorithm.
+    summary = ALGORITHMS[name].summary
+    factory.__doc__ = f"""{summary[0].upper()}{summary[1:]}.
 
-    Parameters
-    ----------
-    topology, nodes, network
-        As of ``auto``.
+    Operations that it does not define are done by the cheapest algorithm.
     """
     return factory
 
@@ -70,23 +47,19 @@ collectives.register("topology_ring")(_named("ring"))
 
 
 @collectives.register("measured")
-def measured(link: Link, path: str, topology: Topology | str | None = None) -> Collectives:
+def measured(link: Link, path: str, topology: Topology | None = None, folder: Path = Path()) -> Collectives:
     """Take measured times from a CSV file; what it does not have, by ``auto``.
 
     Parameters
     ----------
     path
-        Of the file: operation, ranks, bytes, time_us and, if need be, stride.
-    topology
-        As of ``auto``.
+        Of the file, relative to the scenario's: operation, ranks, bytes, time_us and, if need be, stride.
     """
-    return MeasuredCollectives(read_measured(Path(path)), auto(link, topology), where=path)
+    return MeasuredCollectives(read_measured(folder / path), auto(link, topology), where=path)
 
 
 @collectives.register("aiconfigurator")
-def aiconfigurator(
-    link: Link, system: str, nccl_only: bool = False, topology: Topology | str | None = None
-) -> Collectives:
+def aiconfigurator(link: Link, system: str, nccl_only: bool = False, topology: Topology | None = None) -> Collectives:
     """Take the tables of the PyPI package aiconfigurator-core 0.12; what they lack, by ``auto``.
 
     Parameters
@@ -95,8 +68,6 @@ def aiconfigurator(
         As the package names it: ``h100_sxm``.
     nccl_only
         Whether to take NCCL's all-reduce instead of vLLM's own.
-    topology
-        As of ``auto``.
     """
     folder = tables_folder()
     if folder is None:

@@ -11,7 +11,7 @@ from servetwin.core.errors import InputError, unknown_name
 from servetwin.network.base import Link
 from servetwin.network.costs import CollectiveCosts, link_costs, plain_costs
 from servetwin.network.links import link_class
-from servetwin.network.topology import Level, LevelKind, Topology, single_switch
+from servetwin.network.topology import Level, LevelKind, Topology
 
 NetworkKind = Literal["rail", "fat_tree", "switch", "none"]
 
@@ -108,6 +108,14 @@ PRESETS: Mapping[str, Preset] = {
             "ethernet_400g",
         ),
         Preset(
+            "mi355x_platform",
+            "infinity_fabric4_mi350",
+            8,
+            "fully_connected",
+            "AMD, Instinct MI355X platform data sheet: 7 links per accelerator; 8 x 400 Gbit/s cards",
+            "ethernet_400g",
+        ),
+        Preset(
             "pcie_gen4_box", "pcie_gen4", 8, "switch", "8 cards; one network card of 100 Gbit/s", "ethernet_100g", 1 / 8
         ),
         Preset(
@@ -148,7 +156,7 @@ def preset_topology(
     preset = PRESETS[name]
     inner = link_level(preset.link, preset.size, kind=preset.kind)
     if preset.kind == "torus":
-        inner = replace(inner, shape=preset.shape, closed=preset.closed)
+        inner = replace(inner, kind="torus", shape=preset.shape, closed=preset.closed)
     return join_nodes([inner], nodes, network, preset.network, preset.network_share, oversubscription, name)
 
 
@@ -212,23 +220,43 @@ def join_nodes(
     return Topology((*inner, outer), 1, name)
 
 
-def topology_of(
-    topology: Topology | str | None, link: Link, nodes: int = 1, network: str = "rail", one_kernel_ranks: int = 0
-) -> Topology:
-    """Return a topology as given, the preset of that name, or else one switch of plain links.
+@dataclass(frozen=True, slots=True)
+class ScaleUp:
+    """Accelerators joined by links between them whose protocols are known, all on one level.
 
-    ``one_kernel_ranks`` is for plain links only, of which nobody knows whether peers' memory can be read over them.
+    Attributes
+    ----------
+    topology
+        One level.
+    node
+        The machine of such links that was taken for it, and how many it really has.
+    """
+
+    topology: Topology
+    node: Preset
+
+
+def scale_up(name: str, bandwidth_bytes_per_s: float, accelerators: int) -> ScaleUp | None:
+    """Return ``accelerators`` joined by links of class ``name``; None where nothing is known of its protocols.
+
+    The level is that of the smallest machine with such links. More accelerators than that machine has are taken to be
+    joined by a switch. Links slower than their class's are bridges between cards, which have no switch that adds up.
 
     Raises
     ------
     InputError
-        If ``nodes`` comes with a topology that is not a preset's name, or as `preset_topology`.
+        If there is no such class.
     """
-    if isinstance(topology, str):
-        return preset_topology(topology, nodes, network)
-    if nodes != 1:
-        raise InputError(f"{nodes} nodes need the name of a preset as topology: {', '.join(PRESETS)}", where="nodes")
-    return topology or single_switch(link, one_kernel_ranks)
+    link = link_class(name).link
+    nodes = [preset for preset in PRESETS.values() if preset.link == name]
+    if name not in _COSTS or name.startswith("pcie") or not nodes:
+        return None
+    node = min(nodes, key=lambda preset: preset.size)
+    kind = node.kind if accelerators <= node.size else "switch"
+    level = link_level(name, max(node.size, accelerators), bandwidth_bytes_per_s, kind)
+    if bandwidth_bytes_per_s < link.bandwidth_bytes_per_s:
+        level = replace(level, in_switch_reduction=False)
+    return ScaleUp(Topology((level,), name=name), node)
 
 
 def _is_network(name: str) -> bool:

@@ -243,7 +243,10 @@ def _span(level: Level, units: int, members: int, step: int) -> Span:
 
 
 def _sides(level: Level, units: int, step: int) -> tuple[tuple[int, bool], ...]:
-    """Return the dimensions that a group covers, each with whether it has a closed ring there."""
+    """Return the dimensions that a group covers, each with whether it has a closed ring there.
+
+    One that does not lie along dimensions (a stride that does not divide them) is a line.
+    """
     found, left, below = [], units, 1
     for size in level.dimensions:
         along = min(left, max(1, below * size // max(step, below)))
@@ -251,7 +254,8 @@ def _sides(level: Level, units: int, step: int) -> tuple[tuple[int, bool], ...]:
             found.append((along, level.closed and along == size))
             left = -(-left // along)
         below *= size
-    return tuple(found)
+    covered = math.prod(along for along, _ in found)
+    return tuple(found) if covered >= units else ((units, False),)
 
 
 def single_switch(link: Link, one_kernel_ranks: int = 0, size: int = 1 << 20) -> Topology:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.network.algorithms import ALGORITHMS, ENGINE_ALGORITHMS, Algorithm, Operation
 from servetwin.network.composition import all_to_all_ns, parts, through_all_ns, together
-from servetwin.network.span_cost import Cost, Sent, allows, sends_cost, span_cost
+from servetwin.network.span_cost import Cost, Sent, allows, sends_cost, span_cost, span_lines
 from servetwin.network.topology import Span, Topology
 
 _CACHE_ENTRIES = 1 << 16
@@ -46,6 +49,7 @@ class TopologyCollectives:
         self._asked = ALGORITHMS[algorithm] if algorithm else None
         self._spans: dict[tuple[int, int], tuple[Span, ...]] = {}
         self._times: dict[tuple[Operation, float, int, int], float] = {}
+        self._lines: dict[tuple[Operation, int, int, bool], list[tuple[float, float]]] = {}
         self._check_asked()
 
     def all_reduce_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
@@ -102,10 +106,40 @@ class TopologyCollectives:
         spans = self._group(ranks, stride)
         if not spans:
             return 0.0
+        if len(spans) == 1:
+            lines = self._lines_of(operation, num_bytes, ranks, stride)
+            return min([fixed_ns + byte_ns * num_bytes for fixed_ns, byte_ns in lines])
         if operation == "all_to_all":
             return all_to_all_ns(spans, num_bytes)
         by_level = self._by_level(operation, spans, num_bytes)
         return min(by_level, self._through_all(operation, spans, num_bytes))
+
+    def times_ns(
+        self, operation: Operation, sizes: NDArray[np.float64], ranks: int, stride: int = 1
+    ) -> NDArray[np.float64]:
+        """Return the times of an operation for many sizes at once, equal to single calls."""
+        if len(self._group(ranks, stride)) != 1:
+            return np.array([self._time_ns(operation, size, ranks, stride) for size in sizes.tolist()])
+        times = np.empty_like(sizes)
+        large = sizes >= self._group(ranks, stride)[0].level.costs.ONE_KERNEL_BYTES
+        for part in (large, ~large):
+            if part.any():
+                fixed_ns, byte_ns = np.array(self._lines_of(operation, float(sizes[part][0]), ranks, stride)).T
+                times[part] = np.min(fixed_ns + byte_ns * sizes[part][:, None], axis=1)
+        return times
+
+    def _lines_of(self, operation: Operation, num_bytes: float, ranks: int, stride: int) -> list[tuple[float, float]]:
+        """Return all ways of doing an operation on one level, each a straight line over the size."""
+        (span,) = self._group(ranks, stride)
+        key = (operation, ranks, stride, num_bytes >= span.level.costs.ONE_KERNEL_BYTES)
+        lines = self._lines.get(key)
+        if lines is None:
+            lines = self._lines[key] = [
+                (line.start_ns + line.latency_ns, line.byte_ns)
+                for algorithm in self._ways(span, operation, num_bytes)
+                for line in span_lines(span, algorithm, operation)
+            ]
+        return lines
 
     def _group(self, ranks: int, stride: int) -> tuple[Span, ...]:
         key = (ranks, stride)
@@ -124,12 +158,19 @@ class TopologyCollectives:
     def _cheapest(self, span: Span, operation: Operation, num_bytes: float) -> tuple[Algorithm, Cost]:
         costs = [
             (algorithm, span_cost(span, algorithm, operation, num_bytes))
-            for algorithm in self._usable(span, operation, num_bytes)
+            for algorithm in self._ways(span, operation, num_bytes)
         ]
-        if not costs:
+        return min(costs, key=lambda pair: pair[1].total_ns)
+
+    def _ways(self, span: Span, operation: Operation, num_bytes: float) -> Sequence[Algorithm]:
+        """Return what to choose from on a level; an InputError if that is nothing."""
+        if operation == "all_to_all":
+            return [ALGORITHMS["pairwise"]]
+        usable = self._usable(span, operation, num_bytes)
+        if not usable:
             names = ", ".join(algorithm.name for algorithm in self._candidates)
             raise InputError(f"none of the algorithms given ({names}) does {operation} on level {span.level.name}")
-        return min(costs, key=lambda pair: pair[1].total_ns)
+        return usable
 
     def _usable(self, span: Span, operation: Operation, num_bytes: float) -> list[Algorithm]:
         """Return what to choose from on a level: the algorithm asked for where it can be, else the candidates."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from servetwin.cluster import routers as _built_in_routers  # noqa: F401  (registers them)
-from servetwin.cluster.base import FrontEnd, InstanceSpec, Router, routers
+from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, routers
+from servetwin.cluster.plugins import check_plugins
 from servetwin.core.errors import InputError
 from servetwin.core.units import seconds_to_ns, us_to_ns
 from servetwin.engine import orderings as _built_in_orderings  # noqa: F401
@@ -19,11 +20,15 @@ from servetwin.engine.admission import longest_request
 from servetwin.engine.base import NOT_YET, EngineSettings, Ordering, Scheduler, orderings, schedulers
 from servetwin.metrics.options import MetricOptions
 from servetwin.scenario.accounting import Accounting, build_accounting
+from servetwin.scenario.disaggregation import make_disaggregation
+from servetwin.scenario.disaggregation_options import DisaggregationOptions
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.load import LoadedScenario
+from servetwin.scenario.plans import build_plan, with_partition
+from servetwin.scenario.router_options import RouterOptions
 from servetwin.scenario.schema import Scenario
-from servetwin.scenario.step_models import build_plan, build_step_model
+from servetwin.scenario.step_models import build_step_model
 from servetwin.scenario.workload_field import build_workload
 from servetwin.workload.base import Workload
 
@@ -54,6 +59,15 @@ class Deployment:
     def scenario(self) -> Scenario:
         """The scenario."""
         return self.loaded.scenario
+
+    def disaggregation(self) -> Disaggregation | None:
+        """Return how requests get from prefill to decode, made anew for a run; None where nothing is apart."""
+        scenario = self.scenario
+        if all(pool.role == "both" for pool in scenario.cluster):
+            return None
+        options = scenario.disaggregation or DisaggregationOptions()
+        router = make_router(options.router, scenario.seed, "disaggregation.router")
+        return make_disaggregation(options, router, self.replicas, self.instances)
 
     @property
     def rejections(self) -> list[str]:
@@ -98,10 +112,11 @@ def build(loaded: LoadedScenario) -> Deployment:
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
     replicas = tuple(
-        Replica(pool, pool.model or scenario.model, loaded.folder, scenario.seed) for pool in scenario.cluster
+        with_partition(Replica(pool, pool.model or scenario.model, loaded.folder, scenario.seed))
+        for pool in scenario.cluster
     )
     accounting, instances = build_accounting(scenario, replicas, _instances(replicas))
-    return Deployment(
+    deployment = Deployment(
         loaded=loaded,
         replicas=replicas,
         instances=instances,
@@ -114,6 +129,8 @@ def _build(loaded: LoadedScenario) -> Deployment:
         ),
         accounting=accounting,
     )
+    check_plugins(deployment.instances, deployment.router, deployment.disaggregation())
+    return deployment
 
 
 def _call_models_by_name(workload: Workload, replicas: Sequence[Replica]) -> Workload:
@@ -156,6 +173,7 @@ def build_instances(replica: Replica, first_group: int = 0) -> list[InstanceSpec
         plan=plan,
         kv_bytes_per_block=replica.kv_bytes_per_block,
         weight_bytes=replica.weight_bytes,
+        role=pool.role,
     )
     several = engine.data_parallel_size > 1
     in_lockstep = plan is not None and plan.num_ranks > 1
@@ -208,12 +226,16 @@ def _ordering(policy: Any, where: str) -> Ordering:
 
 
 def _router(scenario: Scenario) -> Router:
-    options = scenario.router
+    return make_router(scenario.router, scenario.seed, "router")
+
+
+def make_router(options: RouterOptions, seed: int, where: str) -> Router:
+    """Return a router from its name and options."""
     if not isinstance(options.policy, str):
         given: Router = options.policy
         return given
-    factory = routers.get(options.policy, where="router.policy")
-    return make(factory, options.extra, {"seed": lambda: scenario.seed}, "router", type(options).model_fields)
+    factory = routers.get(options.policy, where=f"{where}.policy")
+    return make(factory, options.extra, {"seed": lambda: seed}, where, type(options).model_fields)
 
 
 def _front_end(scenario: Scenario) -> FrontEnd | None:

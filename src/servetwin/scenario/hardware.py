@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from servetwin.hardware.base import Device
     from servetwin.memory.kv_capacity import KvCapacity
     from servetwin.network.base import Link
+    from servetwin.network.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class Replica:
         From which relative paths count.
     seed
         The scenario's.
+    partition
+        Layers of each pipeline stage where they were balanced; else those of the options count.
     """
 
     pool: PoolOptions
     model_name: str | None
     folder: Path
     seed: int = 0
+    partition: tuple[int, ...] | None = None
 
     @property
     def where(self) -> str:
@@ -96,11 +100,11 @@ class Replica:
         return Parallelism(
             tensor=tensor,
             pipeline=engine.pipeline_parallel_size,
-            expert=group if engine.enable_expert_parallel else 1,
+            expert=(engine.expert_parallel_size or group) if engine.enable_expert_parallel else 1,
             data=data,
             decode_context=engine.decode_context_parallel_size,
             prefill_context=engine.prefill_context_parallel_size,
-            partition=given if isinstance(given, tuple) else None,
+            partition=given if isinstance(given, tuple) else self.partition,
         )
 
     @property
@@ -151,6 +155,9 @@ class Replica:
             return None
         from servetwin.network.base import Link
 
+        if self.topology is not None:
+            inner = self.topology.levels[0]
+            return Link(inner.bandwidth_bytes_per_s, inner.latency_ns)
         given = self.hardware.link
         bandwidth = None if given.bandwidth_gb_per_s is None else given.bandwidth_gb_per_s * GB
         if bandwidth is not None and given.latency_ns is not None:
@@ -160,6 +167,19 @@ class Replica:
         if given.latency_ns is not None:
             return Link(bandwidth, given.latency_ns)
         return Link(bandwidth, default.latency_ns, default.operation_ns)
+
+    @cached_property
+    def topology(self) -> Topology | None:
+        """How the accelerators are joined; None: all over one link."""
+        options, where = self.hardware.topology, f"{self.where}.hardware.topology"
+        if options is None:
+            return None
+        topology = options.build(where)
+        try:
+            topology.check_group(self.engine.accelerators)
+        except InputError as error:
+            raise InputError(str(error), where=where) from None
+        return topology
 
     @property
     def _default_link(self) -> Link:
@@ -245,7 +265,7 @@ class Replica:
             return 0
         dtype = self.kv_cache_dtype or self.dtype
         per_token = sum(self.model.kv_bytes_per_token(dtype=dtype, ranks=stage) for stage in self._stages)
-        return per_token * self.engine.block_size * self.ranks.tensor
+        return per_token * self.engine.block_size * self.ranks.tensor // self.ranks.decode_context
 
     @property
     def weight_bytes(self) -> int:

@@ -15,6 +15,7 @@ from servetwin.step.experts.base import ExpertPlacement, ExpertRouting, expert_p
 
 if TYPE_CHECKING:
     from servetwin.hardware.base import Device
+    from servetwin.llm.base import ModelArchitecture
 
 
 EXPERT_CONTEXT = {"num_experts", "top_k", "num_layers", "placement", "seed", "folder"}
@@ -27,11 +28,19 @@ class Stage:
 
     replica: Replica
     ranks: Parallelism
+    other_model: ModelArchitecture | None = None
+    other_device: Device | None = None
+    """Another model or device than the replica's own, to try out what a stage would take."""
+
+    @property
+    def model(self) -> ModelArchitecture:
+        """The model."""
+        return self.other_model or self.replica.model
 
     @property
     def device(self) -> Device:
         """The accelerator of this stage."""
-        return self.replica.stage_device(self.ranks.stage)
+        return self.other_device or self.replica.stage_device(self.ranks.stage)
 
     @cached_property
     def experts(self) -> ExpertRouting | None:

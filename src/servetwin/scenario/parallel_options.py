@@ -35,8 +35,8 @@ class ParallelOptions(Options):
     )
     pipeline_partition: Literal["vllm", "balanced"] | Layers = Field(
         "vllm",
-        description="Layers of each stage: `vllm` (equal, the remainder before the last stage), `balanced` (the slowest "
-        "stage takes least; for stages of unequal devices), or a list of numbers (VLLM_PP_LAYER_PARTITION).",
+        description="Layers of each stage: `vllm` (equal, the remainder before the last stage), `balanced` (the "
+        "slowest stage takes least; for unequal devices), or a list of numbers (VLLM_PP_LAYER_PARTITION).",
     )
     data_parallel_size: Degree = Field(
         1,
@@ -46,6 +46,11 @@ class ParallelOptions(Options):
     enable_expert_parallel: bool = Field(
         False,
         description="Put whole experts on the accelerators of a stage instead of a part of each expert on all of them.",
+    )
+    expert_parallel_size: Degree | None = Field(
+        None,
+        description="Accelerators among which whole experts are dealt out, with enable_expert_parallel; default, and "
+        "the only size in vLLM: all accelerators of a stage, over all data-parallel ranks.",
     )
     expert_placement_strategy: Literal["linear", "round_robin"] = Field(
         "linear", description="Which experts lie together on an accelerator: neighbours, or every n-th."
@@ -106,6 +111,8 @@ class ParallelOptions(Options):
                 "partition", "pipeline_partition has {given} numbers, pipeline_parallel_size is {stages}",
                 {"given": len(stages), "stages": self.pipeline_parallel_size},
             )  # fmt: skip
+        if self.expert_parallel_size is not None and not self.enable_expert_parallel:
+            raise PydanticCustomError("experts", "expert_parallel_size needs enable_expert_parallel: true")
         if self.enable_eplb and not self.enable_expert_parallel:
             raise PydanticCustomError("eplb", "enable_eplb needs enable_expert_parallel: true, as in vLLM")
         return self

@@ -88,7 +88,7 @@ class NodePowerOptions(Options):
     cxl: PartPowerOptions | None = Field(None, description="CXL memory devices.")
     links: PartPowerOptions | None = Field(None, description="Links between accelerators.")
     switches: PartPowerOptions | None = Field(None, description="Switches between accelerators.")
-    nics: RestPowerOptions | None = Field(None, description="Network cards.")
+    nics: PartPowerOptions | None = Field(None, description="Network cards; KV that is handed over passes them.")
     storage: RestPowerOptions | None = Field(None, description="Drives.")
     psu_efficiency: Share = Field(1.0, description="Part of the wall's power that reaches the node's parts.")
 

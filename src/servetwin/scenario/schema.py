@@ -19,14 +19,16 @@ from servetwin.scenario.base import (
     wrapped,
 )
 from servetwin.scenario.cost_options import CarbonOptions, CostOptions
+from servetwin.scenario.disaggregation_options import DisaggregationOptions, RoleName
 from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
 from servetwin.scenario.power_options import PowerOptions
+from servetwin.scenario.router_options import RouterOptions
+from servetwin.scenario.topology_options import TopologyField
 from servetwin.scenario.workload_field import WorkloadField
 
 SchedulerName: TypeAlias = Annotated[Any, implementation("plan", "scheduler"), AS_NAME]
 OrderingName: TypeAlias = Annotated[Any, implementation("key", "scheduling policy"), AS_NAME]
 StepModelName: TypeAlias = Annotated[Any, implementation("duration_ns", "step model"), AS_NAME]
-RouterName: TypeAlias = Annotated[Any, implementation("choose", "router"), AS_NAME]
 
 Objective: TypeAlias = Annotated[float, Field(gt=0, le=1e9)] | None
 
@@ -53,7 +55,7 @@ class LinkOptions(Options):
         None,
         gt=0,
         le=1e6,
-        description="Bandwidth per direction, 10^9 bytes per second; default: the device's own link.",
+        description="Bandwidth per direction, 10^9 bytes per second; default and, for `auto`, most: the device's own.",
     )
     latency_ns: float | None = Field(
         None,
@@ -77,7 +79,10 @@ class HardwareOptions(Options):
         le=65_536,
         description="Accelerators per replica; default and only value: the product of its degrees.",
     )
-    link: LinkOptions = Field(LinkOptions(), description="Link between them.")
+    link: LinkOptions = Field(LinkOptions(), description="Link between them, where no topology is given.")
+    topology: TopologyField | None = Field(
+        None, description="How the accelerators of a replica are joined; default: all over one link."
+    )
 
 
 class EngineOptions(ParallelOptions):
@@ -176,7 +181,12 @@ class HostOptions(Options):
 class CollectiveOptions(PluginOptions):
     """What an all-reduce among the accelerators of a replica takes. Further keys are its options (see below)."""
 
-    kind: CollectiveName = Field("ring", description="`ring`, `lss_ring` (LLMServingSim's), or a plug-in's name.")
+    kind: CollectiveName = Field(
+        "default",
+        description="`default`: `auto` (the cheapest algorithm) on a topology, on NVLink 3 to 5 and on Infinity Fabric "
+        "4 where no latency is given; `ring` over other links; or the name of an algorithm (`servetwin list "
+        "collectives`), or a plug-in's.",
+    )
 
 
 class StepOptions(PluginOptions):
@@ -201,6 +211,9 @@ class PoolOptions(Options):
         description="Name, unique in the cluster: letters, digits, `-` and `_`."
     )
     replicas: int = Field(1, ge=1, le=MAX_INSTANCES, description="Number of equal instances.")
+    role: RoleName = Field(
+        "both", description="What its instances compute: prompts (`prefill`), outputs (`decode`), or `both`."
+    )
     model: str | None = Field(None, description="Model that this pool serves; default: the scenario's.")
     hardware: HardwareOptions | None = Field(
         None, description="What a replica runs on; needed by step models that compute from a device."
@@ -226,15 +239,6 @@ class PoolOptions(Options):
                 {"given": len(devices), "stages": self.engine.pipeline_parallel_size},
             )  # fmt: skip
         return self
-
-
-class RouterOptions(PluginOptions):
-    """Which instance serves a request. Further keys are options of the policy (see below)."""
-
-    policy: RouterName = Field("round_robin", description="Name of a policy (`servetwin list routers`).")
-    staleness_s: Seconds = Field(
-        0.0, description="Age that the router's view of the instances may reach; 0: always fresh."
-    )
 
 
 class FrontEndOptions(Options):
@@ -277,6 +281,9 @@ class Scenario(Options):
     router: Annotated[RouterOptions, BeforeValidator(wrapped("policy"))] = Field(
         RouterOptions(), description="Which instance serves a request."
     )
+    disaggregation: DisaggregationOptions | None = Field(
+        None, description="How requests get from prefill to decode pools; default, where there are such: `nixl`."
+    )
     workload: WorkloadField = Field(description="The requests, see `docs/workloads.md`.")
     front_end: FrontEndOptions | None = Field(None, description="Delays between clients and the router.")
     slo: SloOptions = Field(SloOptions(), description="Service level objectives.")
@@ -293,6 +300,10 @@ class Scenario(Options):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise PydanticCustomError("pools", "two pools have the name {name}", {"name": repr(twice[0])})
+        if self.disaggregation is not None and all(pool.role == "both" for pool in self.cluster):
+            raise PydanticCustomError(
+                "roles", "disaggregation needs pools with role: prefill and role: decode; all have role: both"
+            )
         instances = sum(pool.replicas * pool.engine.data_parallel_size for pool in self.cluster)
         if instances > MAX_INSTANCES:
             raise PydanticCustomError(

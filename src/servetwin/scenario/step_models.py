@@ -1,4 +1,4 @@
-"""Makes a pool's step model or execution plan from its name and options."""
+"""Makes a pool's step model from its name and options."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import servetwin.network.collectives
 import servetwin.step
-import servetwin.step.experts
-import servetwin.step.plans  # noqa: F401  (these imports register what is built in)
+import servetwin.step.experts  # noqa: F401  (these imports register what is built in)
 from servetwin.core.errors import InputError
-from servetwin.network.base import Collectives, collectives
+from servetwin.scenario.collectives import collective_notices, collectives_of
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
-from servetwin.scenario.parallel import Stage, stages_of
+from servetwin.scenario.parallel import Stage
 from servetwin.step.base import StepModel, step_models
 from servetwin.step.host import HOSTS, NO_HOST_OVERHEAD, HostOverhead
-from servetwin.step.plans.base import ExecutionPlan, RankModel, execution_plans
 
-__all__ = ["CONTEXT", "PLAN_CONTEXT", "build_plan", "build_step_model", "step_models"]
+__all__ = ["CONTEXT", "build_step_model", "collectives_of", "step_model_of", "step_models"]
 
 CONTEXT: dict[str, Callable[[Stage, Callable[..., StepModel]], Any]] = {
-    "architecture": lambda stage, _: stage.replica.model,
+    "architecture": lambda stage, _: stage.model,
     "device": lambda stage, _: stage.device,
     "device_name": lambda stage, _: stage.replica.hardware.device,
     "link": lambda stage, _: stage.replica.link,
-    "collectives": lambda stage, _: _collectives(stage.replica),
+    "collectives": lambda stage, _: collectives_of(stage.replica),
     "tensor_parallel_size": lambda stage, _: stage.ranks.tensor,
     "ranks": lambda stage, _: stage.ranks,
     "experts": lambda stage, _: stage.experts,
@@ -42,9 +39,6 @@ CONTEXT: dict[str, Callable[[Stage, Callable[..., StepModel]], Any]] = {
 }
 """What a step model's factory may ask of a scenario, by the name of its parameter."""
 
-PLAN_CONTEXT = ("stages", "num_ranks", "decode_tokens", "prefill_tokens")
-"""What an execution plan's factory may ask for."""
-
 
 def build_step_model(replica: Replica) -> StepModel:
     """Return the step model of a pool's replicas.
@@ -56,10 +50,11 @@ def build_step_model(replica: Replica) -> StepModel:
     InputError
         For an unknown model or option, or what the model says of its data.
     """
-    return _step_model(Stage(replica, replica.ranks))
+    return step_model_of(Stage(replica, replica.ranks))
 
 
-def _step_model(stage: Stage) -> StepModel:
+def step_model_of(stage: Stage) -> StepModel:
+    """Return the step model of one pipeline stage; it is a rank model, too, if it can be taken apart."""
     replica = stage.replica
     options, where = replica.pool.step, f"{replica.where}.step"
     if not isinstance(options.model, str):
@@ -68,67 +63,10 @@ def _step_model(stage: Stage) -> StepModel:
     factory = step_models.get(options.model, where=f"{where}.model")
     context = {name: partial(find, stage, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
-    return make(factory, options.extra, context, where, type(options).model_fields)
-
-
-def build_plan(replica: Replica) -> ExecutionPlan | None:
-    """Return the execution plan of a pool's replicas; None for plain ones, whose step model is enough.
-
-    Raises
-    ------
-    InputError
-        For a plan or option that does not exist, or a step model that cannot be taken apart.
-    """
-    options, where = replica.pool.step.plan, f"{replica.where}.step.plan"
-    kind = options.kind if options.kind != "auto" else _plan_of_degrees(replica)
-    if kind is None:
-        if options.extra:
-            raise InputError(
-                f"a replica of one rank and one stage has no plan to take {', '.join(options.extra)}", where=where
-            )
-        return None
-    if not isinstance(kind, str):
-        given: ExecutionPlan = kind
-        return given
-    engine = replica.engine
-    context: dict[str, Callable[[], Any]] = {
-        "stages": lambda: [_rank_model(stage) for stage in stages_of(replica)],
-        "num_ranks": lambda: engine.data_parallel_size if _in_lockstep(replica) else 1,
-        "decode_tokens": lambda: engine.dbo_decode_token_threshold,
-        "prefill_tokens": lambda: engine.dbo_prefill_token_threshold,
-    }
-    factory = execution_plans.get(kind, where=f"{where}.kind")
-    return make(factory, options.extra, context, where, type(options).model_fields)
-
-
-def _plan_of_degrees(replica: Replica) -> str | None:
-    """Return the plan that an engine's degrees ask for."""
-    engine = replica.engine
-    experts = replica.has_model and replica.model.is_moe
-    if engine.enable_dbo and experts and engine.data_parallel_size > 1:
-        return "two_batch_overlap"
-    if engine.data_parallel_size > 1 and experts:
-        return "lockstep"
-    return "pipeline" if engine.pipeline_parallel_size > 1 else None
-
-
-def _in_lockstep(replica: Replica) -> bool:
-    """Return whether the data-parallel ranks of a replica step together."""
-    return _plan_of_degrees(replica) in ("lockstep", "two_batch_overlap") or replica.pool.step.plan.kind not in (
-        "auto",
-        "pipeline",
-    )
-
-
-def _rank_model(stage: Stage) -> RankModel:
-    model = _step_model(stage)
-    if not hasattr(model, "own_ns"):
-        raise InputError(
-            f"the step model {stage.replica.pool.step.model!r} has no parts that pipelines and lockstep groups could put "
-            "together; roofline and profile have",
-            where=f"{stage.replica.where}.step.model",
-        )
-    return cast(RankModel, model)
+    model = make(factory, options.extra, context, where, type(options).model_fields)
+    if "collectives" in inspect.signature(factory).parameters:
+        model.notices += collective_notices(replica)
+    return model
 
 
 def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
@@ -138,19 +76,6 @@ def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
     for key, given in (("path", options.path is not None), ("host", bool(options.host.model_dump(exclude_none=True)))):
         if given and key not in parameters:
             raise InputError(f"the step model {options.model!r} has no {key}; leave it out", where=f"{where}.{key}")
-
-
-def _collectives(replica: Replica) -> Collectives | None:
-    """Return the cost of collectives among the accelerators; None for a single one."""
-    options, where = replica.pool.step.collective, f"{replica.where}.step.collective"
-    if replica.link is None:
-        return None
-    if not isinstance(options.kind, str):
-        given: Collectives = options.kind
-        return given
-    link = replica.link
-    factory = collectives.get(options.kind, where=f"{where}.kind")
-    return make(factory, options.extra, {"link": lambda: link}, where, type(options).model_fields)
 
 
 def _path(replica: Replica) -> Path:

@@ -8,6 +8,7 @@ from servetwin.core.errors import InputError
 from servetwin.llm.operators import Collective
 from servetwin.llm.parallel import Parallelism
 from servetwin.network.base import Collectives
+from servetwin.network.collectives import Ring
 from servetwin.step.kernels import Numbers
 
 Group = tuple[int, int]
@@ -37,11 +38,12 @@ class Exchange:
     Parameters
     ----------
     collectives
-        What they take; None is enough where nothing is exchanged.
+        What they take; None is enough where nothing is exchanged. With ``times_ns`` (see `TopologyCollectives`) many
+        sizes are asked for at once.
     ranks
         The rank's place, from which the groups follow.
     bandwidth_share
-        Share of the links' bandwidth that a collective reaches.
+        Share of the links' bandwidth that a collective on a plain `Ring` reaches; others know their protocols.
 
     Raises
     ------
@@ -51,7 +53,8 @@ class Exchange:
 
     def __init__(self, collectives: Collectives | None, ranks: Parallelism, bandwidth_share: float) -> None:
         self.groups = groups(ranks)
-        self._share = bandwidth_share
+        self._share = bandwidth_share if isinstance(collectives, Ring) else 1.0
+        self._many = getattr(collectives, "times_ns", None)
         self._operations = {}
         if collectives is not None:
             self._operations = {
@@ -79,5 +82,8 @@ class Exchange:
 
     def operator_ns(self, op: Collective, rows: Numbers) -> Numbers:
         """Return the time of one run of a collective, for each number of rows."""
-        sizes = (rows * (op.elements * op.activation_bytes)).tolist()
-        return np.array([self.ns(op.kind, size, op.group) for size in sizes])
+        sizes = rows * (op.elements * op.activation_bytes)
+        ranks, stride = self.groups[op.group]
+        if self._many is None or ranks == 1 or op.kind == "send":
+            return np.array([self.ns(op.kind, size, op.group) for size in sizes.tolist()])
+        return np.where(sizes > 0, self._many(op.kind, sizes / self._share, ranks, stride), 0.0)

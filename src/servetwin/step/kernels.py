@@ -145,17 +145,19 @@ class Kernels:
         active = op.local_experts * (1.0 - (1.0 - op.top_k / op.num_experts) ** tokens)
         return self.grouped_rows_ns(op, tokens * (op.top_k * op.local_experts / op.num_experts), active)
 
-    def grouped_rows_ns(self, op: GroupedGemm, rows: Numbers, active: Numbers) -> Numbers:
-        """Return the time of one run in which ``active`` experts share ``rows`` rows, 0 for none."""
+    def grouped_rows_ns(
+        self, op: GroupedGemm, rows: Numbers, active: Numbers, cleared: Numbers | float = 0.0
+    ) -> Numbers:
+        """Return the time of one run in which ``active`` experts share ``rows`` rows and ``cleared`` become zeros."""
         each = np.divide(rows, active, out=np.zeros_like(rows), where=active > 0)
         coefficients = self.efficiency
         peak = self._peak(op.weights.activations) * coefficients.experts_compute
         compute_ns = tiled_flops(each, op.n, op.k, active, self.device.multiprocessors) / peak * NS_PER_S
-        moved = active * op.expert_bytes + rows * (op.n + op.k) * op.activation_bytes
+        moved = active * op.expert_bytes + (rows * (op.n + op.k) + cleared * op.n) * op.activation_bytes
         times = (coefficients.experts_us + coefficients.expert_us * active) * NS_PER_US + mix(
             compute_ns, self._bytes_ns(moved, coefficients.experts_bandwidth)
         )
-        return np.where(rows > 0, times, 0.0)
+        return np.where(rows + cleared > 0, times, 0.0)
 
     def elementwise_ns(self, op: Elementwise, items: Numbers) -> Numbers:
         """Return the time of one run of an operator that only moves data, 0 for no items."""

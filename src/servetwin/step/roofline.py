@@ -17,7 +17,7 @@ from servetwin.core.number_formats import number_format
 from servetwin.core.units import NS_PER_S, NS_PER_US
 from servetwin.hardware.base import Device
 from servetwin.llm.base import ModelArchitecture
-from servetwin.llm.check_parallel import check_parallelism
+from servetwin.llm.checks import check_parallelism
 from servetwin.llm.operators import (
     AttentionKernel,
     Collective,
@@ -37,7 +37,7 @@ from servetwin.step.decode_time import DecodeTime, Root
 from servetwin.step.efficiency import Efficiency, family_efficiency
 from servetwin.step.exchange import Exchange
 from servetwin.step.experts.base import ExpertRouting
-from servetwin.step.graphs import padded, padded_tokens
+from servetwin.step.graphs import LARGEST, padded, padded_tokens
 from servetwin.step.host import HOSTS, HostOverhead
 from servetwin.step.kernels import Kernels, Numbers
 from servetwin.step.memo import Memo, RowTimes
@@ -50,6 +50,9 @@ DEFAULT_HOST_OVERHEAD = HOSTS["vllm-0.19"]
 
 SAMPLER_BYTES_PER_LOGIT = 10
 """The sampler reads each logit in 16 bits, writes it in fp32, and reads that once to find the token."""
+
+EXCHANGING_MULTIPROCESSORS = 20
+"""Kept for exchanging when two batches overlap (vLLM's ``VLLM_DBO_COMM_SMS``)."""
 
 NOT_WINDOWED = float("inf")
 
@@ -120,6 +123,7 @@ class RooflineStepModel(StepModelBase):
         self.host = host
         self.efficiency = _efficiency(device, efficiency)
         self.enforce_eager = enforce_eager
+        self.graph_limit = 0 if enforce_eager else LARGEST
         self._exchange = Exchange(collectives, ranks, self.efficiency.collective_bandwidth)
         self._kernels = Kernels(device, self.efficiency, architecture.dtype)
         every = operators(architecture, ranks, kv_cache_dtype=kv_cache_dtype)
@@ -254,6 +258,14 @@ class RooflineStepModel(StepModelBase):
 
     def _sent_tokens(self, tokens: Sequence[int]) -> Sequence[int]:
         return tokens if self.enforce_eager else [padded_tokens(number) for number in tokens]
+
+    @property
+    def overlap_slowdown(self) -> float:
+        """See `OverlapModel`: DeepEP's high-throughput kernels keep multiprocessors, its low-latency ones do not."""
+        cores = self.device.multiprocessors or 0
+        if self.all2all_backend != "deepep_high_throughput" or cores <= EXCHANGING_MULTIPROCESSORS:
+            return 1.0
+        return cores / (cores - EXCHANGING_MULTIPROCESSORS)
 
     def once_ns(self, num_sequences: int) -> float:
         """See `OverlapModel`."""

@@ -31,7 +31,8 @@ from servetwin.step.plans.base import NOTHING_SHARED, SharedTime
 BACKENDS = ("allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency")
 """How tokens travel, by vLLM's ``all2all_backend``.
 
-``allgather_reducescatter``: every rank gets all tokens, and adds up its part of all outputs.
+``allgather_reducescatter``: every rank gets all tokens, and adds up its part of all outputs. Kernels' buffers have a
+row for each token and expert, computed here or not (``fused_moe.py``): others' rows are zeros.
 ``deepep_high_throughput``: a token goes once to each rank that has one of its experts. ``deepep_low_latency``: once for
 each of its experts.
 """
@@ -47,8 +48,12 @@ ROUTED = frozenset({"experts.gate_up_proj", "experts.act_fn", "experts.down_proj
 
 
 class Load(NamedTuple):
-    """What each rank gets in each layer: arrays of shape ``(layers or groups of them, ranks)``; see `ExpertLoad`."""
+    """What each rank gets of ``total`` tokens in each layer: arrays of shape ``(layers, ranks)``, see `ExpertLoad`.
 
+    Layers with equal loads are one row, ``num_layers`` says how many they are.
+    """
+
+    total: int
     num_layers: Numbers
     tokens: Numbers
     pairs: Numbers
@@ -122,8 +127,8 @@ class RoutedExperts:
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether the time follows from the sum of tokens and its operators' own expectation alone."""
-        return self._routing is None and self._group is None
+        """Whether the operators' own expectation says all: nothing travels, and no row is another rank's."""
+        return self._routing is None and self._group is None and self._parallel.expert == 1
 
     def shared_parts_ns(self, tokens: Sequence[int], draw: int) -> SharedTime:
         """Return what the stage's layers with experts take together; see `RankModel.shared_ns`."""
@@ -151,6 +156,7 @@ class RoutedExperts:
         if self._routing is not None:
             loads = self._routing.loads(total, self.first_layer, self.num_layers, draw)
             return Load(
+                total,
                 np.array([float(layers) for layers, _ in loads]),
                 np.array([load.tokens for _, load in loads], dtype=np.float64),
                 np.array([load.pairs for _, load in loads], dtype=np.float64),
@@ -159,6 +165,7 @@ class RoutedExperts:
         op = self._grouped
         missed = comb(op.num_experts - op.local_experts, op.top_k) / comb(op.num_experts, op.top_k)
         return Load(
+            total,
             np.array([float(self.num_layers)]),
             np.array([[total * (1.0 - missed)]]),
             np.array([[op.rows(total)]]),
@@ -171,19 +178,21 @@ class RoutedExperts:
 
     def _layer_times(self, load: Load) -> dict[str, Numbers]:
         """Return each operator's time in one layer (the mean one, where layers differ), shape ``(layers, ranks)``."""
+        slots = self._slots(load)
         times: dict[str, Numbers] = {}
         for op in self._operators:
             if isinstance(op, GroupedGemm):
-                time = self._kernels.grouped_rows_ns(op, load.pairs, load.experts)
+                time = self._kernels.grouped_rows_ns(op, load.pairs, load.experts, slots - load.pairs)
             else:
-                time = self._kernels.elementwise_ns(op, load.pairs / self._pairs_per_token)
+                time = self._kernels.elementwise_ns(op, slots / self._grouped.top_k)
             times[op.name] = times.get(op.name, 0.0) + time * (op.count / self.num_layers)
         return times
 
-    @property
-    def _pairs_per_token(self) -> float:
-        """Pairs on one rank for each routed token, which is what operators count."""
-        return self._grouped.rows(1)
+    def _slots(self, load: Load) -> Numbers:
+        """Return the rows of the kernels' buffers on each rank."""
+        if self.backend != BACKENDS[0]:
+            return load.pairs
+        return np.maximum(load.pairs, load.total * float(self._grouped.top_k))
 
     def _travel_ns(self, load: Load, total: int, most: int) -> tuple[float, float]:
         """Return dispatch and combine of all layers."""
@@ -236,10 +245,10 @@ class RoutedExperts:
             return {}
         load = self.load(total, draw)
         slowest = _slowest(self._layer_times(load))
-        pairs, experts = load.pairs[slowest], load.experts[slowest]
+        picked = (load.pairs[slowest], load.experts[slowest], self._slots(load)[slowest] / self._grouped.top_k)
         works: dict[str, Work] = {}
         for op in self._operators:
-            flops, moved = _work(op, pairs, experts, self._pairs_per_token)
+            flops, moved = _work(op, *picked)
             share = op.count / self.num_layers
             work = Work(share * float(load.num_layers @ flops), share * float(load.num_layers @ moved))
             works[op.name] = works.get(op.name, Work(0.0, 0.0)) + work
@@ -252,14 +261,12 @@ def _slowest(times: Mapping[str, Numbers]) -> tuple[NDArray[np.int64], NDArray[n
     return np.arange(len(ranks)), ranks.astype(np.int64)
 
 
-def _work(
-    op: GroupedGemm | Elementwise, pairs: Numbers, experts: Numbers, pairs_per_token: float
-) -> tuple[Numbers, Numbers]:
+def _work(op: GroupedGemm | Elementwise, pairs: Numbers, experts: Numbers, tokens: Numbers) -> tuple[Numbers, Numbers]:
     """Return FLOPs and bytes of one run of an operator."""
     if isinstance(op, GroupedGemm):
         moved = experts * op.expert_bytes + pairs * (op.n + op.k) * op.activation_bytes
         return 2.0 * pairs * op.n * op.k, moved
-    moved = pairs / pairs_per_token * (op.elements_read + op.elements_written) * op.activation_bytes
+    moved = tokens * (op.elements_read + op.elements_written) * op.activation_bytes
     return np.zeros_like(pairs), moved
 
 

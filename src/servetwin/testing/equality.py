@@ -30,6 +30,11 @@ def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
             "cached": (log.cached_tokens[row], request.cached_tokens),
             "recomputed": (log.recomputed_tokens[row], request.recomputed_tokens),
             "preemptions": (log.preemptions[row], request.preemptions),
+            "prefill instance": (log.prefill_instance[row], request.prefill_instance),
+            "handed over": (log.handed_over_ns[row], request.handed_over_ns),
+            "transfer": (log.transfer_ns[row], request.transfer_ns),
+            "landed": (log.landed_ns[row], request.landed_ns),
+            "admitted to decode": (log.decode_admitted_ns[row], request.decode_admitted_ns),
         }
         found += [f"request {row}: {name}: fast {a}, stepwise {b}" for name, (a, b) in pairs.items() if a != b]
     if fast.end_ns != slow.end_ns:
@@ -76,7 +81,7 @@ def _instance_differences(log: InstanceLog, slow: StepwiseInstance) -> list[str]
     pairs = {
         "preempted": (list(log.preempted_ns), slow.preempted_ns),
         "readmitted": (list(log.readmitted_ns), slow.readmitted_ns),
-        "fell idle": (list(zip(log.idle_ns, log.idle_cached_blocks, strict=True)), slow.idle),
+        "fell idle": (list(zip(log.idle_ns, log.idle_cached_blocks, log.idle_used_blocks, strict=True)), slow.idle),
     }
     found += [
         f"{name}: fast {fast}, stepwise {stepwise}" for name, (fast, stepwise) in pairs.items() if fast != stepwise

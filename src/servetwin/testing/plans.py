@@ -1,68 +1,57 @@
-"""Execution plans for tests: cheap, and with times that differ between ranks, stages and batches."""
+"""Conformance of execution plans: what built-in and third-party plans must have in common. Needs pytest, Hypothesis."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from servetwin.step.base import StepShape
-from servetwin.step.plans.base import StageTime
-from servetwin.testing.random_scenarios import SpreadStepModel, drawn
+from servetwin.step.plans.base import ExecutionPlan
+from servetwin.testing.step_models import step_shapes
+
+_inherited = settings(suppress_health_check=[HealthCheck.differing_executors])
 
 
-class SlowestRankPlan:
-    """Each stage takes as long as the slowest rank's tokens, and a little more than the stage before.
-
-    Parameters
-    ----------
-    num_ranks, num_stages
-        As of an execution plan.
-    base_ns, per_token_ns, send_ns
-        One entry per stage.
-    """
-
-    def __init__(
-        self, num_ranks: int, base_ns: Sequence[int], per_token_ns: Sequence[int], send_ns: Sequence[int]
-    ) -> None:
-        self.num_ranks = num_ranks
-        self.num_stages = len(base_ns)
-        self.needs: frozenset[str] = frozenset()
-        self.notices: list[str] = []
-        self._stages = list(zip(base_ns, per_token_ns, send_ns, strict=True))
-
-    def stage_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[StageTime]:
-        """Return times that are affine in the most tokens that a rank has; one without work computes one token."""
-        tokens = max(1 if shape is None else shape.num_tokens for shape in shapes)
-        return [StageTime(base + tokens * per_token, send) for base, per_token, send in self._stages]
+def waves(num_ranks: int) -> st.SearchStrategy[list[StepShape | None]]:
+    """Return a strategy of what the ranks of a group compute, at least one of them something."""
+    return st.lists(st.one_of(st.none(), step_shapes()), min_size=num_ranks, max_size=num_ranks).filter(any)
 
 
-class SpreadPlan:
-    """A plan that depends on everything of every rank's shape, so that any difference becomes one in time.
+class ExecutionPlanConformance:
+    """Inherit from this, give ``make``, and pytest runs the tests."""
 
-    Parameters
-    ----------
-    num_ranks, num_stages
-        As of an execution plan.
-    scale_ns
-        Makes all of it slower.
-    needs
-        As of an execution plan.
-    """
+    def make(self) -> ExecutionPlan:
+        """Return the plan under test."""
+        raise NotImplementedError
 
-    def __init__(self, num_ranks: int, num_stages: int, scale_ns: int, needs: frozenset[str] = frozenset()) -> None:
-        self.num_ranks = num_ranks
-        self.num_stages = num_stages
-        self.needs = needs
-        self.notices: list[str] = []
-        self._scale_ns = scale_ns
-        self._rank_model = SpreadStepModel(1, extremes="kv_extremes" in needs, draws="draw" in needs)
+    @_inherited
+    @given(data=st.data())
+    def test_each_stage_takes_whole_positive_repeatable_time(self, data: st.DataObject) -> None:
+        """There is one time per stage: whole, at least 1 ns, the way on at least 0, the same for the same batch."""
+        plan = self.make()
+        shapes = data.draw(waves(plan.num_ranks))
+        times = plan.stage_times_ns(shapes)
+        assert len(times) == plan.num_stages
+        for busy_ns, send_ns in times:
+            assert type(busy_ns) is int
+            assert type(send_ns) is int
+            assert busy_ns >= 1
+            assert send_ns >= 0
+        assert list(plan.stage_times_ns(shapes)) == list(times)
 
-    def stage_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[StageTime]:
-        """Return times that mix all ranks' fields, differently for each stage."""
-        parts = [4 if shape is None else self._rank_model.duration_ns(shape) for shape in shapes]
-        mixed = sum((rank + 1) * part for rank, part in enumerate(parts))
-        draw = max(shape.draw for shape in shapes if shape is not None)
-        times = []
-        for stage in range(self.num_stages):
-            busy_ns = 1 + mixed * (1 + (stage * 2) % 3) // self.num_stages + drawn(draw + stage, 9)
-            times.append(StageTime(busy_ns * self._scale_ns, (mixed * stage) % 5 * self._scale_ns))
-        return times
+    @_inherited
+    @given(data=st.data())
+    def test_ranks_are_alike(self, data: st.DataObject) -> None:
+        """It does not matter which rank has which batch."""
+        plan = self.make()
+        shapes: Sequence[StepShape | None] = data.draw(waves(plan.num_ranks))
+        times = plan.stage_times_ns(shapes)
+        assert list(plan.stage_times_ns(data.draw(st.permutations(shapes)))) == list(times)
+
+    def test_it_says_what_it_needs(self) -> None:
+        """Needs are known ones, notices are texts."""
+        plan = self.make()
+        assert plan.needs <= {"kv_extremes", "draw"}
+        assert all(isinstance(notice, str) for notice in plan.notices)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from servetwin.cluster.base import ClusterView, InstanceSpec, RequestView, Router
 from servetwin.engine.base import EngineSettings, Scheduler, schedulers
 from servetwin.step.plans.base import ExecutionPlan
-from servetwin.testing.plans import SlowestRankPlan, SpreadPlan
+from servetwin.testing.group_plans import SlowestRankPlan, SpreadPlan
 from servetwin.testing.random_scenarios import RandomScenario, SpreadStepModel, random_scenario
 
 MOST_INSTANCES = 9
@@ -48,7 +48,7 @@ def random_group_scenario(seed: int) -> RandomScenario:
     for number, spec in enumerate(scenario.instances):
         room = MOST_INSTANCES - len(instances) - (len(scenario.instances) - number - 1)
         if number == chosen or rng.random() < 0.4:
-            instances += _group(rng, spec, number, room)
+            instances += random_group(rng, spec, number, room)
         else:
             instances.append(_plain(rng, spec))
     named = [replace(spec, name=f"pool-{number}") for number, spec in enumerate(instances)]
@@ -73,8 +73,18 @@ def _plain(rng: np.random.Generator, spec: InstanceSpec) -> InstanceSpec:
     return replace(spec, step_model=SpreadStepModel(1, extremes=bool(rng.random() < 0.3), draws=True))
 
 
-def _group(rng: np.random.Generator, spec: InstanceSpec, number: int, room: int) -> list[InstanceSpec]:
-    """Return the ranks of a group that is like an instance."""
+def random_group(
+    rng: np.random.Generator, spec: InstanceSpec, number: int, room: int, *, idle_model: bool = True
+) -> list[InstanceSpec]:
+    """Return the ranks of a group that is like an instance.
+
+    Parameters
+    ----------
+    room
+        Most ranks.
+    idle_model
+        Whether now and then only the first rank gets all requests.
+    """
     num_ranks = min(int(rng.choice([1, 1, 2, 3, 4])), room)
     plan = _plan(rng, num_ranks, int(rng.choice([1, 2, 2, 3, 4])))
     group = number if num_ranks > 1 or rng.random() < 0.5 else -1
@@ -86,8 +96,8 @@ def _group(rng: np.random.Generator, spec: InstanceSpec, number: int, room: int)
         plan=plan,
         group=group,
     )
-    idle_model = spec.model is None and rng.random() < 0.1
-    return [replace(rank, model="c") if idle_model and i else rank for i in range(num_ranks)]
+    serves_another = idle_model and spec.model is None and rng.random() < 0.1
+    return [replace(rank, model="c") if serves_another and i else rank for i in range(num_ranks)]
 
 
 def _settings(rng: np.random.Generator, settings: EngineSettings) -> EngineSettings:

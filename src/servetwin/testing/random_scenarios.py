@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.cluster import routers as _routers  # noqa: F401 (fills the registry)
-from servetwin.cluster.base import FrontEnd, InstanceSpec, Router, routers
+from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, routers
 from servetwin.engine import orderings as _orderings  # noqa: F401
 from servetwin.engine import schedulers as _schedulers  # noqa: F401
 from servetwin.engine.base import EngineSettings, orderings, schedulers
@@ -58,7 +58,7 @@ class ListedTokens:
 
 @dataclass(frozen=True)
 class RandomScenario:
-    """What one random scenario runs; ``make_router`` gives a fresh router per run."""
+    """What one random scenario runs; ``make_...`` gives a fresh router, or way from prefill to decode, per run."""
 
     workload: Workload
     instances: list[InstanceSpec]
@@ -66,12 +66,13 @@ class RandomScenario:
     staleness_ns: int
     front_end: FrontEnd | None
     cut_ns: list[int]
+    make_disaggregation: Callable[[], Disaggregation | None] = lambda: None
 
 
 def random_scenario(seed: int) -> RandomScenario:
     """Return the random scenario number ``seed``."""
     rng = np.random.default_rng(seed)
-    workload = _workload(rng)
+    workload = random_workload(rng)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     instances = _instances(rng, longest)
     names = sorted(name for name in routers.names())
@@ -82,7 +83,8 @@ def random_scenario(seed: int) -> RandomScenario:
     return RandomScenario(workload, instances, lambda: routers.get(name)(seed=seed), staleness_ns, front_end, cuts)
 
 
-def _workload(rng: np.random.Generator) -> Workload:
+def random_workload(rng: np.random.Generator) -> Workload:
+    """Return a workload of a few requests."""
     crowd = rng.random() < 0.2  # many short requests at once: more decodes than a small budget has tokens
     n = int(rng.integers(20, 40) if crowd else rng.integers(1, 28))
     prompt_tokens = rng.integers(1, int(4 if crowd else rng.choice([6, 20, 40])) + 1, size=n)
@@ -141,7 +143,7 @@ def _instances(rng: np.random.Generator, longest: int) -> list[InstanceSpec]:
     alike = rng.random() < 0.6
     specs: list[InstanceSpec] = []
     for i in range(count):
-        like = specs[0] if specs and alike else _instance(rng, i, longest)
+        like = specs[0] if specs and alike else random_instance(rng, i, longest)
         specs.append(
             InstanceSpec(
                 f"pool-{i}", "pool", "none", like.model, like.settings, like.scheduler, like.ordering, like.step_model
@@ -150,7 +152,8 @@ def _instances(rng: np.random.Generator, longest: int) -> list[InstanceSpec]:
     return specs
 
 
-def _instance(rng: np.random.Generator, number: int, longest: int) -> InstanceSpec:
+def random_instance(rng: np.random.Generator, number: int, longest: int) -> InstanceSpec:
+    """Return an instance that has room for a request of ``longest`` tokens, or almost."""
     kinds = schedulers.names()
     scheduler = schedulers.get(str(rng.choice(["vllm", "vllm", *kinds])))()
     ordering = orderings.get(str(rng.choice(["fcfs", *orderings.names()])))()

@@ -11,18 +11,17 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from servetwin.cluster.base import ClusterView, FrontEnd, InstanceSpec, RequestView, Router
+from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router
 from servetwin.core.errors import StuckError
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.admission import rejection_reason
 from servetwin.testing.stepwise_instance import StepwiseInstance
 from servetwin.testing.stepwise_kv_cache import StepwiseRequest
+from servetwin.testing.stepwise_routing import StepwiseRouting
 from servetwin.testing.stepwise_unit import StepwiseUnit
 from servetwin.workload.base import NO_PARENT, DistinctContents, Workload
 
-ARRIVAL, UNIT = 0, 1
+ARRIVAL, HANDOVER, LANDING, UNIT = range(4)
 
 
 @dataclass(slots=True)
@@ -41,9 +40,10 @@ def simulate_stepwise(
     *,
     staleness_ns: int = 0,
     front_end: FrontEnd | None = None,
+    disaggregation: Disaggregation | None = None,
 ) -> StepwiseOutcome:
     """Run a workload to its end, one step at a time; same meaning as ``servetwin.cluster.simulation.simulate``."""
-    return _StepwiseLoop(workload, instances, router, staleness_ns, front_end or FrontEnd()).run()
+    return _StepwiseLoop(workload, instances, router, staleness_ns, front_end or FrontEnd(), disaggregation).run()
 
 
 class _StepwiseLoop:
@@ -54,19 +54,21 @@ class _StepwiseLoop:
         router: Router,
         staleness_ns: int,
         front_end: FrontEnd,
+        disaggregation: Disaggregation | None,
     ) -> None:
         self.workload = workload
         self.router = router
-        self.staleness_ns = staleness_ns
         self.front_end = front_end
+        self.disaggregation = disaggregation
         known = [int(t) for t in workload.arrival_ns if t >= 0]
         first_poll = min([t + front_end.request_ns for t in known] + [NS_PER_S])
-        self.instances = [StepwiseInstance(spec, number) for number, spec in enumerate(specs)]
+        self.instances = [StepwiseInstance(spec, number, disaggregation) for number, spec in enumerate(specs)]
         self.units = _units(self.instances, first_poll)
         self.events: list[tuple[int, int, int]] = []
         self.requests = [self._request(row) for row in range(len(workload))]
-        self.view: ClusterView | None = None
-        self.view_ns = 0
+        self.routing = StepwiseRouting(workload, self.instances, staleness_ns)
+        self.on_the_way: dict[int, StepwiseRequest] = {}
+        """By the number of the transfer that carries the KV."""
         self.loop_rows = []
         for row in range(len(workload)):
             has_parent = workload.parent is not None and workload.parent[row] != NO_PARENT
@@ -101,68 +103,117 @@ class _StepwiseLoop:
 
     def run(self) -> StepwiseOutcome:
         now_ns = 0
-        while self.events:
-            now_ns, kind, number = heapq.heappop(self.events)
+        while event := self._next_event():
+            now_ns, kind, number = event
             if kind == ARRIVAL:
                 self._arrive(self.requests[number], now_ns)
+            elif kind == HANDOVER:
+                self._come_to_decode(self.requests[number], now_ns)
+            elif kind == LANDING:
+                self._land(now_ns)
             else:
                 self._look_at(number, now_ns)
         left = [request.row for request in self.requests if request.state == "unfinished"]
         if left:
-            raise StuckError(f"{len(left)} requests never finished, first row {left[0]}")
+            raise StuckError(f"{len(left)} of {len(self.requests)} requests never finished, first row {left[0]}")
         return StepwiseOutcome(self.requests, self.instances, now_ns)
+
+    def _next_event(self) -> tuple[int, int, int] | None:
+        """Return the earliest event; the transfers say themselves when theirs is, and may think otherwise later."""
+        transfers = self.disaggregation.transfers if self.disaggregation else None
+        landing_ns = transfers.next_event_ns() if transfers else None
+        if landing_ns is not None and (not self.events or (landing_ns, LANDING, 0) < self.events[0]):
+            return landing_ns, LANDING, 0
+        return heapq.heappop(self.events) if self.events else None
+
+    # Requests come --------------------------------------------------------------------------------------------
 
     def _arrive(self, request: StepwiseRequest, now_ns: int) -> None:
         request.arrival_ns = now_ns
-        candidates = [
-            i
-            for i, x in enumerate(self.instances)
-            if None in (x.spec.model, request.model) or x.spec.model == request.model
-        ]
+        router, how = self.router, self.disaggregation
+        candidates = self.routing.candidates(request, ("prefill", "both"))
+        if how is not None and request.prompt_tokens <= how.local_prompt_tokens:
+            router = how.decode_router
+            candidates = self.routing.candidates(request, ("decode", "both"))
         if not candidates:
-            self._reject(request, f"no pool serves the model {request.model!r}", now_ns)
+            does = "serves" if how is None else "prefills"
+            self._reject(request, f"no pool {does} the model {request.model!r}", now_ns)
             return
-        request.instance = self._choose(request, candidates, now_ns)
+        request.instance = self.routing.choose(router, request, candidates, now_ns)
+        role = self.instances[request.instance].spec.role
+        self._join(request, 1 if role == "prefill" else request.output_tokens, now_ns)
+
+    def _come_to_decode(self, request: StepwiseRequest, now_ns: int) -> None:
+        """Send a request whose prompt is computed to an instance that computes its output."""
+        assert self.disaggregation is not None
+        candidates = self.routing.candidates(request, ("decode", "both"))
+        if candidates:
+            request.instance = self.routing.choose(self.disaggregation.decode_router, request, candidates, now_ns)
+            self._join(request, request.output_tokens, now_ns)
+        else:
+            self._reject(request, "no pool decodes its model", now_ns)
+        if request.state == "rejected":
+            self._let_go(request, now_ns)
+
+    def _join(self, request: StepwiseRequest, output_tokens: int, now_ns: int) -> None:
+        """Put a request into its instance's queue, if that can make so many tokens of its output."""
         instance = self.instances[request.instance]
         settings = instance.settings
-        blocks = -(-(request.prompt_tokens + request.output_tokens - 1) // settings.block_size)
-        if request.prompt_tokens + request.output_tokens > settings.max_model_len or blocks > settings.num_blocks:
-            self._reject(request, rejection_reason(settings, request.prompt_tokens, request.output_tokens), now_ns)
+        blocks = -(-(request.prompt_tokens + output_tokens - 1) // settings.block_size)
+        if request.prompt_tokens + output_tokens > settings.max_model_len or blocks > settings.num_blocks:
+            self._reject(request, rejection_reason(settings, request.prompt_tokens, output_tokens), now_ns)
             return
         contents = self.workload.contents or DistinctContents(self.workload.prompt_tokens + self.workload.output_tokens)
-        if instance.settings.enable_prefix_caching:
-            request.keys = contents.block_keys(request.row, instance.settings.block_size)
+        request.keys = ()
+        if settings.enable_prefix_caching:
+            request.keys = contents.block_keys(request.row, settings.block_size)
+        request.came_ns = now_ns
         instance.enqueue(request)
+        self._notify(instance, now_ns)
+
+    def _notify(self, instance: StepwiseInstance, now_ns: int) -> None:
+        """Let an instance look at what has changed, at once or as soon as it can."""
         instance.note(now_ns)
         number = next(i for i, unit in enumerate(self.units) if instance in unit.ranks)
         event_ns = self.units[number].arrival_event_ns(instance, now_ns, self.units)
         if event_ns is not None:
             self._look_later(number, event_ns)
 
-    def _choose(self, request: StepwiseRequest, candidates: list[int], now_ns: int) -> int:
-        keys: Sequence[int] = ()
-        if "block_keys" in self.router.reads and self.workload.contents is not None:
-            block_size = self.instances[0].settings.block_size
-            keys = self.workload.contents.block_keys(request.row, block_size)[: request.prompt_tokens // block_size]
-        view = RequestView(
-            request.row, now_ns, request.prompt_tokens, request.session_id, request.model, request.priority, keys
-        )
-        if self.view is None or now_ns - self.view_ns >= self.staleness_ns:
-            self.view, self.view_ns = self._look(), now_ns
-        return self.router.choose(view, self.view, np.array(candidates, dtype=np.int64))
+    # KV on its way --------------------------------------------------------------------------------------------
 
-    def _look(self) -> ClusterView:
-        def column(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-            return np.array(values, dtype=np.int64)
+    def _take_on(self, instance: StepwiseInstance, now_ns: int) -> None:
+        """Send on who was handed over, and the KV of those for whom there are blocks."""
+        if self.disaggregation is None:
+            return
+        for request in instance.handed_over:
+            heapq.heappush(self.events, (now_ns + self.disaggregation.handoff_ns, HANDOVER, request.row))
+        instance.handed_over = []
+        for request, tokens in instance.reserved:
+            if self.disaggregation.transfers is None:
+                self._let_go(request, now_ns)
+                continue
+            source, target = request.prefill_instance, instance.number
+            self.on_the_way[self.disaggregation.transfers.start(now_ns, source, target, tokens)] = request
+        instance.reserved = []
 
-        return ClusterView(
-            waiting=column([len(x.waiting) for x in self.instances]),
-            running=column([len(x.running) for x in self.instances]),
-            outstanding=column([len(x.waiting) + len(x.running) for x in self.instances]),
-            kv_used_blocks=column([x.cache.used_blocks for x in self.instances]),
-            kv_blocks=column([x.cache.num_blocks for x in self.instances]),
-            max_num_seqs=column([x.settings.max_num_seqs for x in self.instances]),
-        )
+    def _land(self, now_ns: int) -> None:
+        """Let the requests go on whose KV has come."""
+        assert self.disaggregation is not None
+        assert self.disaggregation.transfers is not None
+        for number in self.disaggregation.transfers.advance(now_ns):
+            request = self.on_the_way.pop(number)
+            self._let_go(request, now_ns)
+            instance = self.instances[request.instance]
+            instance.land(request, now_ns)
+            self._notify(instance, now_ns)
+
+    def _let_go(self, request: StepwiseRequest, now_ns: int) -> None:
+        """Give the blocks back in which a request's prompt was computed."""
+        instance = self.instances[request.prefill_instance]
+        instance.cache.release(instance.held.pop(request.row))
+        self._notify(instance, now_ns)
+
+    # Requests end ---------------------------------------------------------------------------------------------
 
     def _reject(self, request: StepwiseRequest, reason: str, now_ns: int) -> None:
         request.state = "rejected"
@@ -183,6 +234,8 @@ class _StepwiseLoop:
         if not children and w.concurrency:
             self._release_next_item(client_ns)
 
+    # Steps ----------------------------------------------------------------------------------------------------
+
     def _look_later(self, number: int, event_ns: int) -> None:
         self.units[number].event_times.add(event_ns)
         heapq.heappush(self.events, (event_ns, UNIT, number))
@@ -195,6 +248,8 @@ class _StepwiseLoop:
             self._after(request, now_ns)
         for end_ns in unit.start_waves(now_ns):
             self._look_later(number, end_ns)
+        for rank in unit.ranks:
+            self._take_on(rank, now_ns)
 
 
 def _units(instances: Sequence[StepwiseInstance], first_poll_ns: int) -> list[StepwiseUnit]:

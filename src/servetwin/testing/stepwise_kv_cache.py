@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from servetwin.testing.stepwise_instance import StepwiseBatch
@@ -22,6 +22,8 @@ class StepwiseRequest:
     model: str | None = None
     keys: Sequence[int] = ()
     arrival_ns: int = -1
+    came_ns: int = -1
+    """When it came to the instance where it is."""
     instance: int = -1
     state: str = "unfinished"
     reason: str = ""
@@ -34,6 +36,13 @@ class StepwiseRequest:
     computed: int = 0
     computed_before_preemption: int = 0
     prefilling: bool = True
+    remote: Literal["", "wanted", "loading", "landed"] = ""
+    """How far the KV is that another instance computed; nothing where it is computed here."""
+    prefill_instance: int = -1
+    handed_over_ns: int = -1
+    transfer_ns: int = -1
+    landed_ns: int = -1
+    decode_admitted_ns: int = -1
     blocks: list[int] = field(default_factory=list)
     in_flight: list[StepwiseBatch] = field(default_factory=list)
     """The batches that it is in and that have not ended."""
@@ -56,12 +65,12 @@ class StepwiseKVCache:
         self.key_of: dict[int, int] = {}
         self.holders: dict[int, list[int]] = {}
 
-    def lookup(self, request: StepwiseRequest) -> list[int]:
-        """Return the longest run of cached blocks from the start; the last known token is always computed."""
+    def lookup(self, request: StepwiseRequest, tokens: int) -> list[int]:
+        """Return the longest run of cached blocks of the first ``tokens`` tokens; the last is always computed."""
         hits: list[int] = []
         if not self.enable_prefix_caching:
             return hits
-        for key in request.keys[: (request.known_tokens - 1) // self.block_size]:
+        for key in request.keys[: (tokens - 1) // self.block_size]:
             if not self.holders.get(key):
                 break
             hits.append(self.holders[key][0])
@@ -76,6 +85,12 @@ class StepwiseKVCache:
         """Give a request the blocks for its first ``tokens`` tokens, all or nothing; full ones become findable."""
         if self.missing(request, hits, tokens) > len(self.free):
             return False
+        self.reserve(request, hits, tokens)
+        self.register(request, tokens)
+        return True
+
+    def reserve(self, request: StepwiseRequest, hits: list[int], tokens: int) -> None:
+        """Give a request blocks that nobody can find yet."""
         for block in hits:
             if self.references[block] == 0:
                 self.free.remove(block)
@@ -86,21 +101,23 @@ class StepwiseKVCache:
             self._evict(block)
             self.references[block] = 1
             request.blocks.append(block)
+
+    def register(self, request: StepwiseRequest, tokens: int) -> None:
+        """Let the full blocks of a request's first ``tokens`` tokens be found."""
         if self.enable_prefix_caching:
             for i in range(tokens // self.block_size):
                 block = request.blocks[i]
                 if block not in self.key_of:
                     self.key_of[block] = request.keys[i]
                     self.holders.setdefault(request.keys[i], []).append(block)
-        return True
 
-    def release(self, request: StepwiseRequest) -> None:
-        """Drop a request's references, last block first."""
-        for block in reversed(request.blocks):
+    def release(self, blocks: list[int]) -> None:
+        """Drop a request's references to its blocks, last block first."""
+        while blocks:
+            block = blocks.pop()
             self.references[block] -= 1
             if self.references[block] == 0:
                 self.free.append(block)
-        request.blocks = []
 
     def _evict(self, block: int) -> None:
         key = self.key_of.pop(block, None)

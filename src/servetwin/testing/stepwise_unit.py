@@ -74,17 +74,18 @@ class StepwiseUnit:
 
     def _schedule(self, now_ns: int) -> bool:
         """Let every rank schedule a batch; return whether any has one."""
+        have_one = [self._schedule_rank(rank, now_ns) for rank in self.ranks]
+        return any(have_one)
+
+    def _schedule_rank(self, rank: StepwiseInstance, now_ns: int) -> bool:
+        """Let a rank schedule a batch; with nothing in flight it tries again where it only preempted somebody."""
         known_ns = self._known_ns(now_ns)
-        while True:
-            scheduled = [rank.schedule(now_ns, known_ns) for rank in self.ranks]
-            if any(scheduled):
-                return True
-            if self.waves:
+        while not rank.schedule(now_ns, known_ns):
+            if self.waves or (not rank.preempted and known_ns == now_ns):
                 return False
-            if not any(rank.preempted for rank in self.ranks):
-                if known_ns == now_ns:
-                    return False
+            if not rank.preempted:
                 known_ns = now_ns
+        return True
 
     def _known_ns(self, now_ns: int) -> int:
         """Return up to when arrivals are known: with asynchronous scheduling, up to the start of the step before."""

@@ -14,6 +14,9 @@ class RankModel(Protocol):
 
     A rank is all accelerators that share its layers (tensor parallelism): they act as one, and its times are theirs.
     All ranks of a group are alike and share one rank model per stage.
+
+    A model may have ``graph_limit: int``, the most tokens of a batch for which it has CUDA graphs, 0 for none; plans
+    that pad take vLLM's 512 if it does not say.
     """
 
     needs: frozenset[str]
@@ -71,6 +74,9 @@ class OverlapModel(RankModel, Protocol):
     expert_layers: int
     """Layers with routed experts in this stage."""
 
+    overlap_slowdown: float
+    """How many times as long computing takes while multiprocessors are kept for exchanging; 1 where none are."""
+
     def once_ns(self, num_sequences: int) -> float:
         """Return the part of ``own_ns`` that a batch costs once however it is cut: LM head, sampler, host."""
         ...
@@ -100,7 +106,11 @@ class ExecutionPlan(Protocol):
     """Pipeline stages, which is also how many batches may be in flight."""
 
     needs: frozenset[str]
-    notices: list[str]
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know, each said once."""
+        ...
 
     def stage_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[StageTime]:
         """Return the time of each stage for one batch.
