@@ -91,9 +91,28 @@ def test_a_group_becomes_one_replica_of_several_ranks(reference: Path, tmp_path:
         "data_parallel_size": 2,
         "enable_expert_parallel": True,
     }
-    assert pool["step"]["plan"] == {"kind": "lss_waves"}
+    assert pool["step"]["plan"] == {"kind": "lss_waves", "late_members_join_idle": True, "lead_ns": 20000}
     assert pool["step"]["experts"] == {"routing": "lss_balanced"}
     assert [level["ranks"] for level in pool["step"]["collective"]["dimensions"]] == [2, 2, 2]
+
+
+@pytest.mark.measured
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        ("single_node_dp_instance", {}),
+        ("single_node_moe_dp_ep_instance", {}),
+        ("single_node_moe_dp_tp_instance", {"late_members_join_idle": True}),
+        ("single_node_moe_dp_pp_instance", {"late_members_join_idle": True, "lead_ns": 20000}),
+        ("dual_node_moe_dp_ep_intra_inter_instance", {"late_members_join_idle": True, "lead_ns": 20000}),
+    ],
+)
+def test_late_members_join_idle_where_lss_lets_them(
+    reference: Path, tmp_path: Path, name: str, plan: dict[str, Any]
+) -> None:
+    """In pipelines and for experts on several accelerators; a lead is bounded where experts are on other members'."""
+    (pool,) = _imported(reference, name, tmp_path, "lss")["cluster"]
+    assert pool["step"]["plan"] == {"kind": "lss_waves"} | plan
 
 
 @pytest.mark.measured

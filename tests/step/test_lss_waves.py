@@ -1,9 +1,12 @@
-"""LLMServingSim's data-parallel waves."""
+"""LLMServingSim's data-parallel waves: how a batch is padded, and how long it takes each member."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
+from servetwin.core.errors import InputError
 from servetwin.step.base import StepShape
 from servetwin.step.plans.base import execution_plans
 
@@ -31,12 +34,20 @@ class Parts:
         return float(num_tokens)
 
 
-def test_members_are_padded_with_decodes_and_the_slowest_counts() -> None:
+def test_members_are_padded_with_decodes_and_timed_one_by_one() -> None:
     """All get the largest batch's tokens, what they lack as further sequences; an idle one a decode of one token."""
     stage = Parts()
     plan = execution_plans.get("lss_waves")(stages=[stage, stage], num_ranks=3)
     first, second = StepShape(2, 50, ((30, 0),)), StepShape(4, 70)
-    times = plan.stage_times_ns([first, second, None])
+    (times, _) = plan.member_times_ns([first, second, None])
     assert stage.asked[:3] == [(first, 32, 3), (second, 32, 32), (StepShape(1, 1, (), 1, 1), 32, 32)]
-    assert [tuple(time) for time in times] == [(70_000 + 320 + 10, 32)] * 2
+    assert times == ([50_000 + 30 + 10, 70_000 + 320 + 10, 1_000 + 320 + 10], 32)
+    assert [tuple(time) for time in plan.stage_times_ns([first, second, None])] == [(70_000 + 320 + 10, 32)] * 2
     assert (plan.num_ranks, plan.num_stages, plan.needs, plan.notices) == (3, 2, stage.needs, ["said"])
+    assert (plan.late_members_join_idle, plan.lead_ns) == (False, None)
+
+
+def test_a_lead_is_no_negative_time() -> None:
+    """The message names the figure."""
+    with pytest.raises(InputError, match="lead_ns is -1"):
+        execution_plans.get("lss_waves")(stages=[Parts()], num_ranks=2, lead_ns=-1)

@@ -350,9 +350,10 @@ class _Loop:
             self.routing.look_at(instance)
 
     def _polls_from_ns(self, now_ns: int) -> int:
-        """Return from when idle instances are polled: since all fell idle, or at once while one of them computes."""
-        if any(unit.computing for unit in self.units):
-            return now_ns
+        """Return from when idle instances are polled: since all fell idle, or soon while one of them computes."""
+        looks = [unit.next_look_ns(now_ns) for unit in self.units if unit.computing]
+        if looks:
+            return min(looks)
         return max(unit.idle_since_ns for unit in self.units)
 
     def _reject(self, row: int, reason: str, now_ns: int) -> None:

@@ -84,7 +84,7 @@ def make_units(
 
 
 def _group(ranks: Sequence[Rank], plan: ExecutionPlan, first_poll_ns: int) -> Group:
-    if getattr(plan, "members_end_apart", False):
+    if hasattr(plan, "member_times_ns"):
         return LssGroup(ranks, cast(MemberPlan, plan), first_poll_ns)
     return Group(ranks, plan, first_poll_ns)
 

@@ -43,6 +43,10 @@ class Group:
             self.next_event_ns = self.ranks[0].wake_ns(now_ns, polls_from_ns)
         return self.next_event_ns
 
+    def next_look_ns(self, now_ns: int) -> int:
+        """Return when idle instances are looked at next while this group computes: at once."""
+        return now_ns
+
     def cut(self, now_ns: int) -> int | None:
         """Return None: waves are planned one by one."""
         return None

@@ -33,7 +33,7 @@ from servetwin.engine.records import log_span, log_steps, write_rows
 from servetwin.engine.request import LOCAL, Request
 from servetwin.engine.running_order import schedule_in_order
 from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
-from servetwin.step.base import StepModel, StepShape
+from servetwin.step.base import StepModel, StepShape, grown_by
 
 FAR_NS = 2**62
 DRAW_BITS = 40
@@ -92,6 +92,7 @@ class Instance:
         "ordering",
         "paused",
         "planned_blocks",
+        "planned_shape",
         "planned_steps",
         "policy",
         "preempted",
@@ -167,6 +168,8 @@ class Instance:
         """By row: requests that have their blocks, whose KV is on its way."""
         self.reserved: list[tuple[Request, int]] = []
         """Requests that got their blocks, and how many tokens' KV must come: what the cluster has not taken on yet."""
+        self.planned_shape = StepShape(0, 0)
+        """Of the present step, or of the first of a run."""
         self.planned_blocks: tuple[int, int] | None = None
         """Used and cached blocks when the step was planned, where they may change before it ends."""
         self.paused: list[Request] = []
@@ -232,6 +235,21 @@ class Instance:
             self.next_event_ns = self.wake_ns(now_ns, polls_from_ns)
             return self.next_event_ns
         return self.cut(now_ns + 1 if boundary_passed else now_ns)
+
+    def next_look_ns(self, now_ns: int) -> int:
+        """Return when idle instances are looked at next while this one computes: when one of its operators ends.
+
+        Only where the step model knows its operators' ends, and arrivals are polled for (LLMServingSim).
+        """
+        operator_ends_ns = getattr(self.step_model, "operator_ends_ns", None)
+        if operator_ends_ns is None:
+            return now_ns
+        step = bisect_left(self.ends_ns, now_ns)
+        start_ns = self.ends_ns[step - 1] if step else self.start_ns
+        shape = grown_by(self.planned_shape, step) if step else self.planned_shape
+        ends = operator_ends_ns(shape)
+        i = bisect_left(ends, now_ns - start_ns)
+        return start_ns + ends[i] if i < len(ends) else self.ends_ns[step]
 
     def wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
         """Return when an idle instance notices something that comes at ``now_ns``."""
@@ -459,7 +477,7 @@ class Instance:
         return shape
 
     def _time_step(self, now_ns: int, horizon_ns: int) -> None:
-        shape = self._shape()
+        self.planned_shape = shape = self._shape()
         steps = 1 if self.chunks or self.paused or not self._skipping else run_steps(self)
         if steps == 1:
             self.ends_ns = (now_ns + self.step_model.duration_ns(shape),)

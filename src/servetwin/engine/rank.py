@@ -124,6 +124,10 @@ class Rank(Instance):
         self.decoding = False
         self.chunks = []
 
+    def move_newest(self, start_ns: int, end_ns: int) -> None:
+        """Let the newest batch in flight start and end at these times."""
+        self._batches[-1].start_ns, self._batches[-1].end_ns = start_ns, end_ns
+
     def _free_cohort(self) -> DecodeCohort:
         """Return a lane's cohort that no batch in flight has; it is empty."""
         taken = [batch.cohort for batch in self._batches]

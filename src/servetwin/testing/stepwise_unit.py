@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from servetwin.core.errors import InputError
 from servetwin.step.base import StepShape
 from servetwin.testing.stepwise_instance import StepwiseBatch, StepwiseInstance
 from servetwin.testing.stepwise_kv_cache import StepwiseRequest
@@ -24,6 +25,11 @@ class StepwiseUnit:
     def __init__(self, ranks: Sequence[StepwiseInstance], first_poll_ns: int) -> None:
         self.ranks = ranks
         self.plan = ranks[0].spec.plan
+        if hasattr(self.plan, "member_times_ns"):
+            raise InputError(
+                f"{type(self.plan).__name__} ends its ranks' batches one by one, which only the fast engine can",
+                where=ranks[0].spec.name,
+            )
         self.step_model = ranks[0].spec.step_model
         self.num_stages = 1 if self.plan is None else self.plan.num_stages
         self.stage_free_ns = [0] * self.num_stages

@@ -123,5 +123,26 @@ class ExecutionPlan(Protocol):
         ...
 
 
+class MemberTimes(NamedTuple):
+    """One stage's part of a batch: how long each rank is busy, and the way to the next stage, in whole nanoseconds."""
+
+    busy_ns: Sequence[int]
+    send_ns: int
+
+
+class MemberPlan(ExecutionPlan, Protocol):
+    """An execution plan that has ``member_times_ns``: its ranks end their batches one by one, as LLMServingSim's do."""
+
+    lead_ns: int | None
+    """How long before the last one a rank can leave a stage; None: as long as it will."""
+
+    late_members_join_idle: bool
+    """Whether a rank that cannot schedule at once joins the others' wave with an idle batch; False: they wait."""
+
+    def member_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[MemberTimes]:
+        """Return the time of each stage for one batch, rank by rank; else as ``stage_times_ns``."""
+        ...
+
+
 execution_plans: Registry[ExecutionPlan] = Registry("execution plan")
 """Factories take ``(stages: Sequence[RankModel], num_ranks: int)`` by keyword and their own options."""

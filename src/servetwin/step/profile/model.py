@@ -19,6 +19,7 @@ from servetwin.step.profile.limits import Limits
 from servetwin.step.profile.lss_attention import lss_attention
 from servetwin.step.profile.lss_experts import lss_experts
 from servetwin.step.profile.options import DEFAULT_OPTIONS, HostIo, ModelSizes, ProfileOptions
+from servetwin.step.profile.order import operator_ends
 from servetwin.step.profile.routed import RoutedExperts
 from servetwin.step.profile.sharing import ExpertSharing, LssExperts, VllmExperts
 from servetwin.step.profile.skew import LongestRead, LssSkew, NoSkew, SkewRule
@@ -277,6 +278,10 @@ class ProfileStepModel(StepModelBase):
             self._limits.check_counts(0, sequences)
             by_sequences = self._by_sequences[sequences] = self._fixed.sequences_ns(sequences, True)
         return by_tokens + by_sequences
+
+    def operator_ends_ns(self, shape: StepShape) -> Sequence[int]:
+        """Return when each operator of the step ends, from its start."""
+        return operator_ends(self.breakdown_ns(shape), self._layers)
 
     def breakdown_ns(self, shape: StepShape) -> Mapping[str, float]:
         """Return the time by layer (all blocks together), and other parts.
