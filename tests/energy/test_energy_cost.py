@@ -92,7 +92,7 @@ def test_constant_carbon_is_energy_times_intensity() -> None:
 
 
 def test_hourly_carbon_follows_the_hours() -> None:
-    """Energy of each hour counts at that hour's intensity; the series begins anew, and a run may begin within an hour."""
+    """Energy of each hour counts at that hour's intensity; the series begins anew, a run may begin within an hour."""
     workload = scenario()["workload"] | {"requests": 5, "arrivals": {"kind": "constant", "rate_per_s": 1 / 1800}}
     energy = run(workload=workload).energy
     assert energy is not None

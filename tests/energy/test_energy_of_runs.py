@@ -62,10 +62,12 @@ def test_energy_is_the_integral_of_power_and_all_of_it_is_somebodys(
 def test_power_changes_no_time() -> None:
     """A run with all of power, without a cap, is the run without it."""
     with_power, without = run(), run(power=None)
-    assert with_power.energy is not None and without.energy is None
+    assert with_power.energy is not None
+    assert without.energy is None
     for name in ("first_token_s", "finish_s"):
         assert np.array_equal(with_power.requests[name], without.requests[name])
-    assert "energy" not in without.summary and "energy_j" not in without.requests
+    assert "energy" not in without.summary
+    assert "energy_j" not in without.requests
 
 
 def test_power_stays_within_the_limits() -> None:
@@ -140,7 +142,8 @@ def test_traffic_of_other_rooms_is_counted() -> None:
     deployment = build(load_scenario(scenario(power=power)))
     result = servetwin.simulate(deployment)
     traffic = Traffic("a", "dram", np.array([10**8]), np.array([2 * 10**8]), np.array([1e12]))
-    assert result.energy is not None and deployment.accounting.energy is not None
+    assert result.energy is not None
+    assert deployment.accounting.energy is not None
     with_traffic = deployment.accounting.energy.measure(result.outcome, [traffic])
     more = with_traffic.components_j["dram"] - result.energy.components_j["dram"]
     assert more == pytest.approx(1e12 * 8 * 6e-12)
@@ -177,9 +180,11 @@ def test_files_of_a_run(tmp_path: Any) -> None:
     result = run(cost={"devices": {"H100-SXM": {"on_demand": 2.0}}}, carbon={"g_per_kwh": 100.0})
     result.write(tmp_path)
     lines = (tmp_path / "power.csv").read_text().splitlines()
-    assert lines[0].startswith("time_s,accelerators_w,host_w") and lines[0].endswith("total_w")
+    assert lines[0].startswith("time_s,accelerators_w,host_w")
+    assert lines[0].endswith("total_w")
     assert (tmp_path / "requests.csv").read_text().splitlines()[0].endswith(",energy_j")
     page = (tmp_path / "report.html").read_text()
-    assert "Power, cost, carbon" in page and "Power by component" in page
+    assert "Power, cost, carbon" in page
+    assert "Power by component" in page
     run(power=None).write(tmp_path)
     assert not (tmp_path / "power.csv").exists()

@@ -102,7 +102,8 @@ def simulated(**power: object) -> servetwin.Result:
 def test_a_capped_run_stays_below_its_cap() -> None:
     """No moment of a run draws more than the cap, and the run takes longer and less power."""
     free, capped = simulated(), simulated(cap_w=450.0)
-    assert free.energy is not None and capped.energy is not None
+    assert free.energy is not None
+    assert capped.energy is not None
     curve = capped.energy.accelerator_curve(0)
     assert curve.watts[np.diff(curve.edges_ns) > 0].max() <= 450.0 * (1 + 1e-9)
     assert free.energy.accelerator_curve(0).peak_w > 450.0

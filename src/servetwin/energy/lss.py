@@ -48,6 +48,8 @@ class LssInstancePower:
 
     accelerators: int
     hardware: str
+    ranks: int
+    """Of tensor parallelism: so many accelerators are active at a time, also in a pipeline."""
     all_reduce_bytes_per_token: float = 0.0
 
 
@@ -155,7 +157,7 @@ class LssEnergyModel:
         own = node.instances[spec.name]
         device = node.accelerators[own.hardware]
         active_s = steps.seconds * self._active_share(spec, steps)
-        accelerators_j = (device.active_w - device.idle_w) * own.accelerators * active_s
+        accelerators_j = (device.active_w - device.idle_w) * own.ranks * active_s
         host_j = node.cpu_boost_w * active_s
         link_j = node.links.joules(own.all_reduce_bytes_per_token * steps.columns.num_tokens)
         standby = self._standby(device, own.accelerators, busy_times(steps), end_ns)

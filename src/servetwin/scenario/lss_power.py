@@ -37,7 +37,10 @@ def lss_energy_model(options: LssPowerOptions, replicas: Sequence[Replica]) -> t
 
 
 def _names(replica: Replica) -> list[str]:
-    return [f"{replica.pool.name}-{number}" for number in range(replica.pool.replicas)]
+    """Return the names of a pool's instances."""
+    ranks = replica.engine.data_parallel_size
+    ends = [f"-dp{rank}" for rank in range(ranks)] if ranks > 1 else [""]
+    return [f"{replica.pool.name}-{number}{end}" for number in range(replica.pool.replicas) for end in ends]
 
 
 def _node(i: int, node: ObjectReader, by_name: Mapping[str, Replica], unit_s: float) -> LssNode:
@@ -105,7 +108,7 @@ def _instance(
         model = replica.model
         size = bytes_per_element(replica.dtype or model.dtype)
         per_token = 2 * model.num_hidden_layers * 2 * (ranks - 1) / ranks * model.hidden_size * size
-    return LssInstancePower(replica.engine.accelerators_per_rank, hardware, per_token)
+    return LssInstancePower(replica.engine.accelerators_per_rank, hardware, ranks, per_token)
 
 
 def _mapping(node: ObjectReader, key: str) -> Mapping[str, Any]:

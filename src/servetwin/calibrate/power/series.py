@@ -63,8 +63,8 @@ def read_power_series(path: Path) -> PowerSeries:
         raise InputError("no such file; a series has columns time_s and power_w (or gpu0_w, ...)", where=str(path))
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        names = list(reader.fieldnames or [])
         rows = [(f"{path}:{reader.line_num}", row) for row in reader]
-    names = list(reader.fieldnames or [])
     node = next((name for name in NODE_COLUMNS if name in names), None)
     gpus = [name for name in names if name.startswith(ACCELERATOR_PREFIX) and name.endswith("_w")]
     if "time_s" not in names or (node is None and not gpus):
