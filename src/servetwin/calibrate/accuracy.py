@@ -8,6 +8,7 @@ from pathlib import Path
 
 from servetwin.calibrate.case import Case, CaseResult, Check
 from servetwin.calibrate.collectives_cases import COLLECTIVES_CASES
+from servetwin.calibrate.energy_cases import ENERGY_CASES
 from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
 from servetwin.calibrate.kv_cases import kv_capacity_cases
 from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted, predicted_parallel
@@ -25,6 +26,7 @@ CASES: tuple[Case, ...] = (
     kv_capacity_cases,
     *ROOFLINE_CASES,
     *COLLECTIVES_CASES,
+    *ENERGY_CASES,
 )
 
 PAGE = Path("docs/accuracy.md")

@@ -23,6 +23,17 @@ FOUR_BIT_FLOATS = {"mxfp4": "fp4", "nvfp4": "fp4"}
 """Formats that differ in their scales only; devices state one peak for them."""
 
 
+POWER_FIGURES = (
+    "standby_w",
+    "standby_s",
+    "kernel_w",
+    "joules_per_flop",
+    "joules_per_weight_byte",
+    "joules_per_kv_byte",
+)
+"""What a device's file may say of its power beside ``idle_w`` and ``limit_w``; see `servetwin.hardware.power`."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceLink:
     """One way out of a device.
@@ -59,6 +70,8 @@ class Device:
         The link to its host, or None.
     idle_w, limit_w
         Power when nothing runs, and the power limit; None where not known.
+    power
+        Further figures of its power where they are known, by the names of `servetwin.hardware.power`.
     family
         Name of the chip's generation (``hopper``, ``cdna3``), by which calibrated step models find their efficiencies.
     multiprocessors
@@ -82,6 +95,7 @@ class Device:
     pcie: DeviceLink | None = None
     idle_w: float | None = None
     limit_w: float | None = None
+    power: Mapping[str, float] = field(default_factory=dict)
     family: str | None = None
     multiprocessors: int | None = None
     launch: LaunchClass = field(default_factory=lambda: launch_class(DEFAULT_LAUNCH_CLASS))
@@ -135,6 +149,7 @@ def read_device(data: object, *, where: str, folder: Path | None = None) -> Devi
         pcie=_link(links, "pcie"),
         idle_w=power.number("idle_w") if "idle_w" in power else None,
         limit_w=power.number("limit_w") if "limit_w" in power else None,
+        power={name: power.number(name) for name in POWER_FIGURES if name in power},
         family=fields.text("family") if "family" in fields else None,
         multiprocessors=fields.integer("multiprocessors") if "multiprocessors" in fields else None,
         launch=launch_class(fields.text("launch_class", DEFAULT_LAUNCH_CLASS), where=where),

@@ -70,7 +70,8 @@ def simulate(
         progress=progress,
     )
     outcome.notices += [notice for notice in deployment.notices if notice not in outcome.notices]
-    return Result(outcome, deployment.metric_options, _info(deployment, time.perf_counter() - started))
+    info = _info(deployment, time.perf_counter() - started)
+    return Result(outcome, deployment.metric_options, info, deployment.accounting)
 
 
 def _info(deployment: Deployment, wall_time_s: float) -> RunInfo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, dp_groups, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
 from servetwin.scenario.importers.llmservingsim.pim import pim_host_io, pim_step
+from servetwin.scenario.importers.llmservingsim.power import imported_power
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
 from servetwin.scenario.importers.llmservingsim.settings import (
     LEGACY_ROUTING,
@@ -85,12 +86,11 @@ class LssSource:
 class ImportedScenario:
     """A scenario as plain data, ready to be written as YAML.
 
-    ``notices``: what a reader should know about it. ``power``: the cluster file's power keys, node by node.
+    ``notices``: what a reader should know about it.
     """
 
     data: dict[str, Any]
     notices: list[str]
-    power: tuple[Mapping[str, object] | None, ...] = ()
 
 
 def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
@@ -121,13 +121,8 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
         data["workload"]["limit"] = source.flags.num_reqs
     if source.flags.log_interval is not None:
         data["output"] = {"interval_s": source.flags.log_interval}
-    return ImportedScenario(data, notices + _power_notices(cluster) + _legacy_notices(cluster), cluster.power)
-
-
-def _power_notices(cluster: LssCluster) -> list[str]:
-    if not any(cluster.power):
-        return []
-    return ["power keys are kept as a comment; energy is not modelled yet"]
+    power, said = imported_power(source.cluster, pools, source.mode)
+    return ImportedScenario(data | power, notices + said + _legacy_notices(cluster))
 
 
 def _legacy_notices(cluster: LssCluster) -> list[str]:
