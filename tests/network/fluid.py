@@ -38,19 +38,18 @@ def random_graph(random: Random) -> FlowGraph:
 def random_transfers(random: Random, graph: FlowGraph, most: int) -> list[Transfer]:
     """Return flows in order of their start, many of which overlap, on some paths again and again."""
     pairs = [tuple(random.sample(graph.nodes, 2)) for _ in range(random.randint(1, 6))]
-    transfers = []
-    for start_ns in sorted(random.choice([0, random.randint(0, 2_000_000)]) for _ in range(random.randint(1, most))):
-        transfers.append(
-            Transfer(
-                start_ns,
-                graph.path(*random.choice(pairs)),
-                random.randint(1, 4_000_000),
-                random.choice([None, None, random.uniform(2e8, 5e9)]),
-                random.choice([0, 0, 1]),
-                random.choice([1, 1, 4]),
-            )
+    starts = sorted(random.choice([0, random.randint(0, 2_000_000)]) for _ in range(random.randint(1, most)))
+    return [
+        Transfer(
+            start_ns,
+            graph.path(*random.choice(pairs)),
+            random.randint(1, 4_000_000),
+            random.choice([None, None, random.uniform(2e8, 5e9)]),
+            random.choice([0, 0, 1]),
+            random.choice([1, 1, 4]),
         )
-    return transfers
+        for start_ns in starts
+    ]
 
 
 def fluid_rates(graph: FlowGraph, open_flows: list[Transfer]) -> list[float]:

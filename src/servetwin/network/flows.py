@@ -49,7 +49,7 @@ class _Bundle:
     """What a flow would have got that was there from the start, at ``since_ns``."""
     since_ns: int = 0
     ends: list[tuple[int, int]] = field(default_factory=list)
-    """When flows are sent, by ``served``, and their numbers: a heap, in which cancelled ones stay until they surface."""
+    """When flows are sent, by ``served``, and their numbers: a heap, with cancelled ones until they surface."""
     version: int = 0
     """Of its next end: older ones in the queue of events are out of date."""
 

@@ -88,7 +88,7 @@ class _SessionReader:
     def add_call(self, record: Record, where: str) -> None:
         call = _call(record, where, 0.0, self._key)
         if self._last >= 0:
-            self._release(call, max([self._last, *self._ends], key=self._end_s))
+            self._release(call, max([self._last, *self._ends], key=self._end_s), paused=not self._ends)
         self._ends = []
         self._last = len(self.calls)
         self.calls.append(call)
@@ -108,19 +108,22 @@ class _SessionReader:
         before = self._last
         for entry, place in _entries(record, where):
             call = _call(entry, place, start_s, key)
-            self._release(call, before)
+            self._release(call, before, paused=before != self._last)
             before = len(self.calls)
             self.calls.append(call)
         if waits and before != self._last:
             self._ends.append(before)
 
-    def _release(self, call: Call, parent: int) -> None:
-        """Let a call wait for another one, and then as long as the trace says or its times tell."""
+    def _release(self, call: Call, parent: int, *, paused: bool) -> None:
+        """Let a call wait for another one, and then as long as its times tell.
+
+        ``paused`` says that it follows a call of its own agent: then its ``think_time`` is the pause, if it is known.
+        """
         call.parent = parent
         before = self.calls[parent]
-        directly = parent == len(self.calls) - 1 and not np.isnan(before.api_s) and not np.isnan(call.think_s)
+        paused = paused and not np.isnan(before.api_s) and not np.isnan(call.think_s)
         gap_s = call.start_s - (before.start_s if np.isnan(before.api_s) else before.start_s + before.api_s)
-        call.delay_s = call.think_s if directly else max(gap_s, 0.0)
+        call.delay_s = call.think_s if paused else max(gap_s, 0.0)
 
     def _end_s(self, number: int) -> float:
         call = self.calls[number]

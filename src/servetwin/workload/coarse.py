@@ -92,7 +92,8 @@ class CoarseContents:
     of any size is (id of the chunk that holds the block's last token, place among the blocks that end in that chunk):
     blocks that end in one chunk share its fate. Where the block size divides ``chunk_tokens``, or is a multiple of it,
     that is exact; else a block that ends in the middle of two chunks that differ counts as different although its own
-    part of them may be equal. Blocks that reach beyond the known ids (answers, the rest of a prompt) are like no other's.
+    part of them may be equal. Blocks that reach beyond the known ids (an answer's, or a prompt's rest) are
+    like no other's.
 
     Parameters
     ----------
@@ -171,12 +172,13 @@ class CoarseContents:
         return runs
 
     def _of_any_blocks(self, request: int, block_size: int, known: int) -> list[range]:
-        ids = np.concatenate([np.arange(number, number + chunks) for number, chunks in self._runs(request)] or [[]])
+        parts = [np.arange(number, number + chunks, dtype=np.int64) for number, chunks in self._runs(request)]
+        ids = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
         blocks = np.arange(known)
         chunk = ((blocks + 1) * block_size - 1) // self.chunk_tokens
         first_block = -(-(chunk * self.chunk_tokens + 1) // block_size) - 1
         per_chunk = -(-self.chunk_tokens // block_size)
-        keys = ids[chunk].astype(np.int64) * per_chunk + blocks - first_block
+        keys = ids[chunk] * per_chunk + blocks - first_block
         return _as_runs(keys)
 
 

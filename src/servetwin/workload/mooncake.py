@@ -74,7 +74,7 @@ class MooncakeSource:
 
     def _read(self, tree: IdTree) -> NDArray[np.int64]:
         """Return timestamp (ms), prompt and output tokens per line, shape ``(n, 3)``."""
-        numbers = []
+        numbers: list[tuple[int, int, int]] = []
         for line, text in enumerate(read_text(self.path).split("\n"), start=1):
             if self.limit is not None and len(numbers) == self.limit:
                 break
@@ -108,7 +108,8 @@ class MooncakeSource:
             raise InputError(
                 "all requests have one timestamp; sessions_per_s cannot stretch that", where=str(self.path)
             )
-        return np.rint((arrival_ns - arrival_ns[0]) * (wanted_ns / span_ns)).astype(np.int64)
+        stretched: NDArray[np.int64] = np.rint((arrival_ns - arrival_ns[0]) * (wanted_ns / span_ns)).astype(np.int64)
+        return stretched
 
 
 def _request(text: str, where: str, tree: IdTree) -> tuple[int, int, int]:
@@ -132,4 +133,5 @@ def spread(times_ns: NDArray[np.int64], tick_ns: int) -> NDArray[np.int64]:
     count = np.diff(first, append=len(times_ns))
     room = np.minimum(np.diff(times_ns[first], append=times_ns[-1] + tick_ns), tick_ns)
     place = np.arange(len(times_ns)) - np.repeat(first, count)
-    return times_ns + np.repeat(room, count) * place // np.repeat(count, count)
+    moved: NDArray[np.int64] = times_ns + np.repeat(room, count) * place // np.repeat(count, count)
+    return moved
