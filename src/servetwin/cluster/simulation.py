@@ -24,6 +24,7 @@ from servetwin.engine.base import NOT_YET, REJECTED, RequestLog
 from servetwin.engine.instance import FAR_NS, Instance
 from servetwin.engine.request import Request
 from servetwin.workload.base import DistinctContents, Workload
+from servetwin.workload.coarse import keys_of
 
 ARRIVAL, STEP, CONTROL = 0, 1, 2
 STOP_NS = -1
@@ -286,7 +287,7 @@ class _Loop:
         key = (now_ns, row) if instance.fifo else instance.order_key(row, now_ns, priority, prompt_tokens)
         request = Request(row, key, prompt_tokens, output_tokens, now_ns)
         if instance.settings.enable_prefix_caching:
-            request.keys = self.contents.block_keys(row, instance.settings.block_size)
+            request.keys = keys_of(self.contents, row, instance.settings.block_size)
         instance.waiting.push(request)
         if instance.may_notice:
             passed = self._stepped_ns == now_ns and number < self._stepped

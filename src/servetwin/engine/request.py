@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from servetwin.engine.prefix_cache import Block
+    from servetwin.engine.prefix_runs import Run
 
 NO_KEYS: Sequence[int] = ()
 NO_BLOCKS: list[Block] = []
@@ -34,8 +35,9 @@ class Request:
         Number of its latest admission: its place in the running order.
     num_blocks
         KV blocks it holds, while it prefills (in the cohort it follows from the context).
-    blocks
-        Of these, the first ones that the prefix cache can find.
+    run, blocks
+        Of these, the first ones that the prefix cache can find: the last of its runs (None: no run), and the single blocks
+        behind it.
     base, start_round, finish_round
         In the cohort: its context is ``base`` + the cohort's rounds; when it came and when it will finish.
     """
@@ -57,6 +59,7 @@ class Request:
         "prefilling",
         "prompt_tokens",
         "row",
+        "run",
         "start_round",
     )
 
@@ -75,6 +78,7 @@ class Request:
         self.lost_tokens = 0
         self.admission = 0
         self.num_blocks = 0
+        self.run: Run | None = None
         self.blocks = NO_BLOCKS
         self.prefilling = True
         self.base = 0
