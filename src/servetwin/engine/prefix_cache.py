@@ -188,12 +188,15 @@ class PrefixCache:
         if first >= stop:
             return
         keys = request.keys
+        alone = run.references == 1 and not run.children
+        if alone and not request.blocks and not self._copies:
+            run.keys, run.stop = keys, stop
+            return
         # Where the first new block has no older copy, none behind it has one: no block is there without those before.
         if request.blocks or keys[first] in run.children or (self._copies and keys[first] in self._copies):
             self._register_copies(request, first, stop)
-        elif run.references == 1 and not run.children:
-            run.keys = keys
-            run.stop = stop
+        elif alone:
+            run.keys, run.stop = keys, stop
         else:
             new = run.children[keys[first]] = request.run = Run(keys, first, stop, run)
             new.references = 1

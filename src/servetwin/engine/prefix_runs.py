@@ -11,8 +11,8 @@ class Run:
     Attributes
     ----------
     keys
-        Keys of a sequence of which these are the blocks ``first`` to ``stop - 1``. Equal keys mean equal blocks from the
-        start on, so they are those of every sequence that goes through this run.
+        Keys of a sequence of which these are the blocks ``first`` to ``stop - 1``. Equal keys mean equal blocks from
+        the start on, so they are those of every sequence that goes through this run.
     parent
         The run before it; the root's is None.
     children

@@ -36,8 +36,8 @@ class Request:
     num_blocks
         KV blocks it holds, while it prefills (in the cohort it follows from the context).
     run, blocks
-        Of these, the first ones that the prefix cache can find: the last of its runs (None: no run), and the single blocks
-        behind it.
+        Of these, the first ones that the prefix cache can find: the last of its runs (None: no run), and the single
+        blocks behind it.
     base, start_round, finish_round
         In the cohort: its context is ``base`` + the cohort's rounds; when it came and when it will finish.
     """

@@ -52,11 +52,10 @@ class KeyRuns(Sequence[int]):
             return self._part(*index.indices(len(self)))
         if index < 0:
             index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError("no such block")
         number = bisect_right(self._ends, index)
-        run = self.runs[number]
-        return run[index - self._ends[number] + len(run)]
+        if index < 0 or number == len(self._ends):
+            raise IndexError("no such block")
+        return self.runs[number][index - self._ends[number]]  # counted from the run's end
 
     def __iter__(self) -> Iterator[int]:
         return chain.from_iterable(self.runs)
