@@ -23,6 +23,16 @@ from servetwin.engine.base import (
 )
 from servetwin.network.base import Collectives, Link, collectives
 from servetwin.step.base import StepModel, StepModelBase, StepShape, step_models
+from servetwin.step.experts.base import (
+    ExpertLoad,
+    ExpertPlacement,
+    ExpertRouting,
+    LayerLoads,
+    RebalancingPlacement,
+    expert_placements,
+    expert_routings,
+)
+from servetwin.step.plans.base import ExecutionPlan, OverlapModel, RankModel, StageTime, execution_plans
 from servetwin.workload.base import Contents, Workload, WorkloadSource, workload_sources
 
 __all__ = [
@@ -30,11 +40,19 @@ __all__ = [
     "Collectives",
     "Contents",
     "EngineSettings",
+    "ExecutionPlan",
+    "ExpertLoad",
+    "ExpertPlacement",
+    "ExpertRouting",
     "FrontEnd",
     "InstanceLog",
     "InstanceSpec",
+    "LayerLoads",
     "Link",
     "Ordering",
+    "OverlapModel",
+    "RankModel",
+    "RebalancingPlacement",
     "Registry",
     "RequestLog",
     "RequestView",
@@ -42,6 +60,7 @@ __all__ = [
     "Scheduler",
     "SchedulerView",
     "SimulationOutcome",
+    "StageTime",
     "StepModel",
     "StepModelBase",
     "StepPolicy",
@@ -49,6 +68,9 @@ __all__ = [
     "Workload",
     "WorkloadSource",
     "collectives",
+    "execution_plans",
+    "expert_placements",
+    "expert_routings",
     "orderings",
     "routers",
     "schedulers",

@@ -23,7 +23,7 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def test_a_file_is_read_with_lss_own_units(deployment: Deployment) -> None:
     """Memory is in 2**30 bytes, links in 2**30 bytes per second, host memory in whole 10**9 bytes per second."""
     cluster = read_cluster(deployment.write(CLUSTER))
-    assert (cluster.link_bandwidth_gib_per_s, cluster.link_latency_ns) == (16, 20000)
+    assert (cluster.link_bandwidths_gib_per_s, cluster.link_latencies_ns) == ((16,), (20000,))
     assert (cluster.host_bandwidth_gb_per_s, cluster.local_bandwidth_gb_per_s) == (256, 1597)
     assert cluster.instances[0].memory_gib == 96
     assert not cluster.legacy
@@ -61,11 +61,6 @@ def test_the_older_dialect_is_recognised_and_not_mixed(deployment: Deployment) -
         (cluster_with(cxl_mem={"mem_size": 1, "mem_bw": 1, "mem_latency": 0}), "cxl_mem"),
         (cluster_with({"placement": {"default": {"weights": "cpu"}}}), "placement"),
         (cluster_with({"placement": {"layers": {"moe": {"weights": "cxl:0"}}}}), "placement"),
-        (cluster_with({"num_npus": 4, "tp_size": 2, "pp_size": 2}), "pp_size"),
-        (cluster_with({"num_npus": 4, "tp_size": 2}), "pp_size"),
-        (cluster_with(LEGACY | {"npu_num": 2, "npu_group": 2}), "npu_group"),
-        (cluster_with({"ep_size": 2}), "ep_size"),
-        (cluster_with({"dp_group": "A"}), "dp_group"),
     ],
 )
 def test_what_is_not_modelled_is_refused_by_name(deployment: Deployment, cluster: dict[str, Any], name: str) -> None:

@@ -28,7 +28,9 @@ def placed_models(draw: st.DrawFn) -> tuple[ModelArchitecture, Parallelism]:
     tensor = draw(st.sampled_from(model.tensor_parallel_sizes()))
     pipeline = draw(st.integers(1, 4))
     expert = draw(st.sampled_from([1, 2, 4, 8])) if model.is_moe else 1
-    return model, Parallelism(tensor, pipeline, expert, draw(st.integers(0, pipeline - 1)))
+    return model, Parallelism(
+        tensor, pipeline, expert, draw(st.integers(0, pipeline - 1)), draw(st.sampled_from([1, 2]))
+    )
 
 
 @given(placed_models())
@@ -95,7 +97,7 @@ def test_pipeline_stages_hold_the_model_once(model: ModelArchitecture, stages: i
 
 
 def test_what_ranks_exchange() -> None:
-    """One rank exchanges nothing; tensor parallelism reduces twice per layer; experts add two all-to-alls."""
+    """One rank exchanges nothing; tensor parallelism reduces twice per layer; a stage sends two tensors on."""
     model = load_model("mistralai/Mixtral-8x7B-v0.1")
 
     def exchanged(ranks: Parallelism) -> dict[str, int]:
@@ -104,8 +106,44 @@ def test_what_ranks_exchange() -> None:
     assert exchanged(Parallelism()) == {}
     reduced = {"embedding_all_reduce": 1, "attention_all_reduce": 32, "mlp_all_reduce": 32, "logits_gather": 1}
     assert exchanged(Parallelism(2)) == reduced
-    assert exchanged(Parallelism(expert=8)) == {"dispatch": 32, "combine": 32}
-    assert exchanged(Parallelism(pipeline=2)) == {"pipeline_send": 1}
+    assert exchanged(Parallelism(8, expert=8)) == reduced
+    assert exchanged(Parallelism(pipeline=2)) == {"pipeline_send": 2}
+    divided = {"embedding_all_reduce": 1, "attention_all_reduce": 32, "mlp_all_gather": 32, "logits_gather": 1}
+    assert exchanged(Parallelism(2, expert=8, data=4)) == divided
+    dense = {"attention_all_reduce": 16, "mlp_all_reduce": 16}
+    first = {"embedding_all_reduce": 1, "pipeline_send": 2, "pipeline_gather": 2}
+    assert exchanged(Parallelism(2, pipeline=2)) == dense | first
+
+
+def test_ranks_that_divide_a_context_exchange_queries_and_partial_outputs() -> None:
+    """Each attends for all heads of its group: queries are gathered, log-sum-exps too, outputs are reduce-scattered."""
+    ours = operators(load_model("Qwen/Qwen3-30B-A3B"), Parallelism(8, decode_context=2))
+    exchanged = {o.name: o for o in ours if isinstance(o, Collective) and o.group == "decode_context"}
+    assert {o.kind for o in exchanged.values()} == {"all_gather", "reduce_scatter"}
+    assert exchanged["query_gather"].elements == exchanged["output_scatter"].elements == 2 * 4 * 128
+    assert (exchanged["lse_gather"].elements, exchanged["lse_gather"].activation_bytes) == (2 * 2 * 4, 4)
+    decode, prefill = (o for o in ours if isinstance(o, AttentionKernel))
+    assert (decode.phase, decode.num_heads, decode.num_kv_heads, decode.context_ranks) == ("decode", 8, 1, 2)
+    assert (prefill.phase, prefill.num_heads, prefill.context_ranks) == ("prefill", 4, 2)
+
+
+def test_latent_context_is_gathered_for_prompts_and_divided_for_decodes() -> None:
+    """MLA's chunks gather the compressed context and read it whole; its decodes read a part for all ranks' heads."""
+    ours = operators(load_model("deepseek-ai/DeepSeek-V3"), Parallelism(8, decode_context=8))
+    gathers = [o for o in ours if isinstance(o, Collective) and o.name == "context_gather"]
+    assert {(o.applies_to, o.elements) for o in gathers} == {("prefill_context_tokens", 576)}
+    kernels = {(o.phase, o.num_heads, o.context_ranks) for o in ours if isinstance(o, AttentionKernel)}
+    assert kernels == {("prefill", 16, 1), ("decode", 128, 8)}
+
+
+def test_ranks_that_divide_a_prompt_gather_its_keys() -> None:
+    """Keys and values of a chunk's new tokens go to all ranks; the hidden states come together at the end."""
+    ours = operators(load_model("meta-llama/Llama-3.1-8B"), Parallelism(prefill_context=4))
+    gathers = {o.name: (o.count, o.applies_to, o.elements) for o in ours if isinstance(o, Collective)}
+    assert gathers == {
+        "kv_gather": (32, "prefill_tokens", 2 * 8 * 128),
+        "hidden_gather": (1, "prefill_tokens", 4096),
+    }
 
 
 def test_experts_are_cut_or_dealt_out() -> None:

@@ -8,6 +8,7 @@ from servetwin.core.errors import InputError
 from servetwin.hardware import load_device
 from servetwin.llm import load_model
 from servetwin.llm.config import read_config
+from servetwin.llm.parallel import Parallelism
 from servetwin.memory import Coefficients, ProfilingStep
 from servetwin.memory.activations import peak_by_phase
 from servetwin.memory.kv_capacity import rotary_cache_bytes
@@ -35,7 +36,7 @@ RTX4090, H100 = load_device("RTX4090"), load_device("H100")
 
 def logits(step: ProfilingStep, ranks: int = 1) -> int:
     """Return the bytes of logits and sampler."""
-    return peak_by_phase(LLAMA_8B, RTX4090, ranks, step)["sampling"]["logits"]
+    return peak_by_phase(LLAMA_8B, RTX4090, Parallelism(ranks), step)["sampling"]["logits"]
 
 
 @pytest.mark.parametrize(
@@ -58,30 +59,31 @@ def test_the_forward_pass_of_a_dense_model() -> None:
     """Hidden states and residual, gate and up and their product, and cuBLAS's workspace."""
     step = ProfilingStep(max_num_batched_tokens=8192)
     expected = 8192 * 2 * (2 * 4096 + 3 * 14336) + 65 * MIB // 8
-    assert peak_by_phase(LLAMA_8B, RTX4090, 1, step)["forward"] == {"activations": expected}
-    half = peak_by_phase(LLAMA_8B, H100, 2, step)["forward"]["activations"]
+    assert peak_by_phase(LLAMA_8B, RTX4090, Parallelism(1), step)["forward"] == {"activations": expected}
+    half = peak_by_phase(LLAMA_8B, H100, Parallelism(2), step)["forward"]["activations"]
     assert half == 8192 * 2 * (3 * 4096 + 3 * 7168) + 32 * MIB
 
 
 def test_experts_take_buffers_for_each_that_a_token_visits() -> None:
     """Mixtral: two of 14,336 each; buffers shrink with tensor parallelism."""
     mixtral, step = read_config(MIXTRAL, name="Mixtral", where="mixtral.json"), ProfilingStep()
-    forward = peak_by_phase(mixtral, RTX4090, 1, step)["forward"]["activations"]
+    forward = peak_by_phase(mixtral, RTX4090, Parallelism(1), step)["forward"]["activations"]
     assert forward == 2048 * 2 * (2 * 4096 + 2 * 8 + 4096 + 2 * 3 * 14336) + 65 * MIB // 8
-    assert peak_by_phase(mixtral, RTX4090, 4, step)["forward"]["activations"] < forward
+    assert peak_by_phase(mixtral, RTX4090, Parallelism(4), step)["forward"]["activations"] < forward
 
 
 def test_a_first_start_compiles_within_the_step() -> None:
     """From 0.12 on a copy of the rank's embedding counts, unless eager or compiled before."""
     embedding = 128_256 * 4096 * 2
-    assert peak_by_phase(LLAMA_8B, H100, 1, ProfilingStep())["compilation"]["compilation"] == embedding
-    assert peak_by_phase(LLAMA_8B, H100, 4, ProfilingStep())["compilation"]["compilation"] == embedding // 4
+    assert peak_by_phase(LLAMA_8B, H100, Parallelism(1), ProfilingStep())["compilation"]["compilation"] == embedding
+    quarter = peak_by_phase(LLAMA_8B, H100, Parallelism(4), ProfilingStep())["compilation"]["compilation"]
+    assert quarter == embedding // 4
     for step in (
         ProfilingStep(version="0.11"),
         ProfilingStep(enforce_eager=True),
         ProfilingStep(warm_compile_cache=True),
     ):
-        assert "compilation" not in peak_by_phase(LLAMA_8B, H100, 1, step)
+        assert "compilation" not in peak_by_phase(LLAMA_8B, H100, Parallelism(1), step)
 
 
 def test_the_rotary_table_is_loaded_with_the_weights() -> None:

@@ -77,7 +77,7 @@ def test_the_documented_scenario_is_read(tmp_path: Path) -> None:
         ('version: "0.19"', "version: 0.10", "cluster.chat.engine.version: given '0.1': should be '0.11'"),
         ("router: {policy: least_outstanding", "router: {policy: 3", "router.policy: given 3: should be the name of a"),
         ("slo: {ttft_s: 0.5", "slo: {ttft: 0.5", "s.yaml:13: slo.ttft: unknown key 'ttft'; did you mean 'ttft_s'?"),
-        ("count: 1", "count: 2", "s.yaml:4: cluster.chat: hardware.count (2) must equal engine.tensor_parallel_size"),
+        ("count: 1", "count: 2", "s.yaml:4: cluster.chat: hardware.count (2) must equal the product of"),
     ],
 )  # fmt: skip
 def test_errors_name_the_place_what_was_given_and_what_is_allowed(

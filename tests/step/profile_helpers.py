@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.step.base import StepShape
-from servetwin.step.profile.layers import DENSE, OPTIONAL, PER_SEQUENCE
+from servetwin.step.experts.base import ExpertLoad, LayerLoads
+from servetwin.step.profile import ExpertSizes
+from servetwin.step.profile.layers import DENSE, MLP, OPTIONAL, PER_SEQUENCE
 from servetwin.step.profile.tables import (
     AdditiveAttention,
     Bins,
     Curve,
+    ExpertBlock,
     Grid,
     JointAttention,
     Profile,
     SerialRead,
+    SingleExpert,
     SkewTable,
 )
 
@@ -88,6 +94,73 @@ def profile(seed: int = 0, attention: str = "joint", padding: str = "none", rank
         serial=SerialRead(from_decodes=8, ns_per_token=60.0),
         token_padding=padding,  # type: ignore[arg-type]
     )
+
+
+EXPERTS = ExpertSizes(num_experts=16, top_k=2, hidden_size=64, intermediate_size=32)
+
+
+def expert_block(seed: int = 0) -> ExpertBlock:
+    """Return a noisy table of whole blocks, without the cells in which experts would have no token."""
+    rows = [(t, a) for t in (1, 2, 4, 8, 16, 64, 256) for a in (2, 4, 8, 16) if a <= 2 * t]
+    tokens, activated = (np.array(column) for column in zip(*rows, strict=True))
+    work = 20_000 + np.maximum(3_000 * activated, 100 * tokens) + 20 * tokens
+    return ExpertBlock(tokens, activated, noisy(work, seed, 0.03))
+
+
+def single_expert(seed: int = 0) -> SingleExpert:
+    """Return a noisy table of one expert."""
+    return SingleExpert(curve(5_000, 10, seed), curve(9_000, 60, seed + 1), curve(3_000, 4, seed + 2))
+
+
+def moe_profile(seed: int = 0, kind: str = "block", padding: str = "none", ranks: int = 1) -> Profile:
+    """Return a small profile of a mixture of experts."""
+    dense = profile(seed, padding=padding, ranks=ranks)
+    return Profile(
+        dense.hardware,
+        dense.model,
+        ranks,
+        {name: table for name, table in dense.dense.items() if name not in MLP},
+        dense.per_sequence,
+        dense.attention,
+        experts=expert_block(seed) if kind == "block" else single_expert(seed),
+        serial=dense.serial,
+        token_padding=dense.token_padding,
+    )
+
+
+class Even:
+    """Tokens spread evenly over experts: expected numbers, alike on all ranks. With ``drawn`` each draw differs."""
+
+    def __init__(self, ranks: int = 1, sizes: ExpertSizes = EXPERTS, drawn: bool = False) -> None:
+        self.needs = frozenset({"draw"} if drawn else ())
+        self._ranks, self._sizes, self._drawn = ranks, sizes, drawn
+
+    def loads(self, tokens: int, first_layer: int, num_layers: int, draw: int) -> Sequence[LayerLoads]:
+        """See `ExpertRouting`."""
+        experts, top_k, ranks = self._sizes.num_experts, self._sizes.top_k, self._ranks
+        local = experts // ranks
+        missed = comb(experts - local, top_k) / comb(experts, top_k)
+        pairs = tokens * top_k / ranks * (1 + 0.1 * (draw % 7) if self._drawn else 1)
+        active = local * (1 - (1 - top_k / experts) ** tokens)
+        each = np.ones(ranks)
+        return [LayerLoads(num_layers, ExpertLoad(each * tokens * (1 - missed), each * pairs, each * active))]
+
+
+class LssBalanced:
+    """LLMServingSim's BALANCED routing (FORMATS, section 1.3)."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, ranks: int, sizes: ExpertSizes) -> None:
+        self._ranks, self._sizes = ranks, sizes
+
+    def loads(self, tokens: int, first_layer: int, num_layers: int, draw: int) -> Sequence[LayerLoads]:
+        """See `ExpertRouting`."""
+        ranks, sizes, each = self._ranks, self._sizes, np.ones(self._ranks)
+        pairs = tokens * sizes.top_k / ranks
+        hit = 1 - ((ranks - 1) / ranks) ** sizes.top_k
+        experts = min(round(pairs), max(1, sizes.num_experts // ranks))
+        return [LayerLoads(num_layers, ExpertLoad(each * round(tokens * hit), each * pairs, each * experts))]
 
 
 def decodes(contexts: list[int], *prefills: tuple[int, int]) -> StepShape:

@@ -1,27 +1,28 @@
-"""LLMServingSim's own numbers, to the nanosecond, from its bundles under ../shared/reference.
-
-Vectors A to I and M are of dense models. J, K and L are of a mixture of experts and wait for expert parallelism.
-"""
+"""LLMServingSim's own numbers, to the nanosecond, from its bundles under ../shared/reference."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from profile_helpers import decodes
+from profile_helpers import LssBalanced, decodes
 
 from servetwin.core.errors import InputError
+from servetwin.llm.parallel import Parallelism
 from servetwin.network import Link, LssRing
 from servetwin.step.base import StepShape
 from servetwin.step.host import HostOverhead
-from servetwin.step.profile import LSS_OPTIONS, ModelSizes, ProfileOptions, ProfileStepModel, load_profile
+from servetwin.step.profile import LSS_OPTIONS, ExpertSizes, ModelSizes, ProfileOptions, ProfileStepModel, load_profile
+from servetwin.step.profile.lss_experts import LssBlock
 from servetwin.step.profile.lss_lookup import LssCurve, LssJointAttention
-from servetwin.step.profile.tables import JointAttention, SerialRead
+from servetwin.step.profile.tables import ExpertBlock, JointAttention, SerialRead, SingleExpert
 
 pytestmark = pytest.mark.measured
 
 LLAMA_8B, QWEN_32B = ModelSizes(32, 4096), ModelSizes(64, 5120)
 LLAMA, QWEN = "RTXPRO6000/meta-llama/Llama-3.1-8B/bf16", "RTXPRO6000/Qwen/Qwen3-32B/bf16"
+QWEN_MOE = "RTXPRO6000/Qwen/Qwen3-30B-A3B-Instruct-2507/bf16"
+QWEN_30B = ModelSizes(48, 2048, 2, ExpertSizes(128, 8, 2048, 768))
 RTX4090 = "RTX4090/meta-llama/Llama-3.1-8B/bf16"
 A6000, TPU = "A6000/meta-llama/Llama-3.1-8B", "TPU-v6e-1/meta-llama/Llama-3.1-8B"
 
@@ -72,6 +73,82 @@ def test_golden_vectors(
     parts = lss_model(v1 / bundle, ranks, sizes).breakdown_ns(shape)
     assert parts["attention"] == attention * sizes.num_layers
     assert sum(parts.values()) - parts.get("all_reduce", 0) == total
+
+
+class Sizes:
+    """Collectives that take their bytes, as time and for a note of who was asked."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, tuple[float, int, int]] = {}
+
+    def __getattr__(self, name: str) -> object:
+        def asked(num_bytes: float, ranks: int = 1, stride: int = 1) -> float:
+            if ranks > 1:
+                self.asked[name] = (num_bytes, ranks, stride)
+            return num_bytes if ranks > 1 else 0.0
+
+        return asked
+
+
+MOE_GOLDEN = [
+    ("J", 1, Parallelism(1), decodes([1200] * 64), 48_820_834, 827_810, {}),
+    ("K", 2, Parallelism(2, expert=2), decodes([1200] * 64, (700, 0)), 40_130_455, 524_529,
+     {"all_reduce_ns": (3_129_344, 2, 1), "all_gather_ns": (2 * 1_662_464, 2, 1),
+      "reduce_scatter_ns": (3_129_344, 2, 1)}),
+    ("L", 1, Parallelism(1, expert=2, data=2), decodes([1200] * 64, (700, 0)), 51_728_855, 524_529,
+     {"all_gather_ns": (2 * 1_662_464, 2, 1), "reduce_scatter_ns": (3_129_344, 2, 1)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "degree", "ranks", "shape", "total", "expert", "sent"), MOE_GOLDEN)
+def test_golden_vectors_of_experts(
+    v1: Path,
+    name: str,
+    degree: int,
+    ranks: Parallelism,
+    shape: StepShape,
+    total: int,
+    expert: int,
+    sent: dict[str, tuple[float, int, int]],
+) -> None:
+    """Totals without collectives, the slowest rank's block and the bytes of each collective equal LLMServingSim's.
+
+    Its all-gather is counted by one rank's part, ours by the gathered tensor.
+    """
+    sizes = Sizes()
+    model = ProfileStepModel(
+        load_profile(v1 / QWEN_MOE, degree),
+        QWEN_30B,
+        options=LSS_OPTIONS,
+        collectives=sizes,  # type: ignore[arg-type]
+        host=HostOverhead(),
+        ranks=ranks,
+        experts=LssBalanced(ranks.expert, ExpertSizes(128, 8, 2048, 768)),
+    )
+    parts = model.breakdown_ns(shape)
+    assert parts["experts"] == 48 * expert
+    assert sum(v for key, v in parts.items() if key not in ("all_reduce", "dispatch", "combine")) == total
+    assert sizes.asked == sent
+    assert parts["dispatch"] == 48 * sent.get("all_gather_ns", (0,))[0]
+
+
+def test_expert_lookups(v1: Path) -> None:
+    """Blocks on, off and beyond the grid equal LLMServingSim's."""
+    table = load_profile(v1 / QWEN_MOE).experts
+    assert isinstance(table, ExpertBlock)
+    known = {
+        (64, 128): 827_810, (64, 64): 432_672, (700, 64): 518_498, (100, 100): 667_656, (5000, 128): 1_344_070,
+        (3, 20): 159_902, (2048, 8): 578_466,
+    }  # fmt: skip
+    assert {key: LssBlock(table).at(*key) for key in known} == known
+
+
+def test_one_expert_of_the_older_bundles_is_whole_at_every_degree(v0: Path) -> None:
+    """One expert's times at degree 2 are those of degree 1: they are not divided."""
+    whole, half = (load_profile(v0 / "A6000/microsoft/Phi-mini-MoE-instruct", degree).experts for degree in (1, 2))
+    assert isinstance(whole, SingleExpert)
+    assert isinstance(half, SingleExpert)
+    assert half.expert.time_ns.mean() == pytest.approx(whole.expert.time_ns.mean(), rel=0.1)
 
 
 HAND = [
@@ -153,14 +230,10 @@ def test_what_the_tpu_table_lacks_is_said_once(v0: Path) -> None:
     assert len(notices) == 5
 
 
-def test_missing_degree_and_mixture_of_experts(v1: Path, v0: Path) -> None:
-    """A degree that was not profiled is an error that names those that were; so is a model that is not dense."""
+def test_missing_degree_and_model(v1: Path, v0: Path) -> None:
+    """A degree or a model that was not profiled is an error that names those that were."""
     with pytest.raises(InputError, match=r"tensor_parallel_size 4; degrees that exist: 1, 2"):
         load_profile(v1 / LLAMA, 4)
-    with pytest.raises(InputError, match=r"mixture-of-experts"):
-        load_profile(v1 / "RTXPRO6000/Qwen/Qwen3-30B-A3B-Instruct-2507/bf16")
-    with pytest.raises(InputError, match=r"gate_proj.*mixture-of-experts"):
-        load_profile(v0 / "H100/mistralai/Mixtral-8x7B-v0.1", 4)
     with pytest.raises(InputError, match=r"folders beside it: .*Llama-3.1-8B"):
         load_profile(v0 / "A6000/meta-llama/Llama-3.1-7B")
 

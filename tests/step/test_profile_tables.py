@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profile_helpers import profile
+from profile_helpers import moe_profile, profile
 
 from servetwin.core.errors import InputError
 from servetwin.step.host import HostOverhead
@@ -133,7 +133,8 @@ def equal(first: Profile, second: Profile) -> bool:
             pairs += [(a.first, b.first), (a.second, b.second), (a.time_ns, b.time_ns)]
         else:
             pairs.append((a, b))
-    facts = [(p.hardware, p.model, p.tensor_parallel_size, p.serial, p.token_padding, p.host, p.not_measured)
+    facts = [(p.hardware, p.model, p.tensor_parallel_size, p.serial, p.token_padding, p.host, p.gaps_included,
+              p.not_measured)
              for p in (first, second)]  # fmt: skip
     return len(curves) == len(first.dense) + len(first.per_sequence) and facts[0] == facts[1] and all(
         np.array_equal(a, b) for a, b in pairs
@@ -149,12 +150,50 @@ def test_written_and_read_again(tmp_path: Path, attention: str) -> None:
         assert equal(load_profile(tmp_path / "p", ranks), first[ranks - 1])
 
 
+@pytest.mark.parametrize("kind", ["block", "single"])
+def test_experts_are_written_and_read_again(tmp_path: Path, kind: str) -> None:
+    """A mixture of experts is read back equal, whether whole blocks or one expert were measured."""
+    first = moe_profile(3, kind)
+    write_native([first], tmp_path / "p")
+    second = load_profile(tmp_path / "p")
+    assert equal(second, first)
+    assert isinstance(second.experts, type(first.experts))
+    for name in first.experts.__slots__:
+        ours, theirs = getattr(first.experts, name), getattr(second.experts, name)
+        pairs = [(ours.counts, theirs.counts), (ours.time_ns, theirs.time_ns)] if kind == "single" else [(ours, theirs)]
+        assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_experts_stand_in_place_of_an_mlp(tmp_path: Path) -> None:
+    """Layers of a dense MLP beside experts, or two tables of experts, are errors that name them."""
+    folder = tmp_path / "p"
+    write_native([moe_profile()], folder)
+    with (folder / "tp1" / "dense.csv").open("a") as file:
+        file.write("down_proj,1,5.0\n")
+    with pytest.raises(InputError, match=r"dense\.csv:\d+: layer down_proj beside experts"):
+        load_profile(folder)
+    write_native([moe_profile()], folder)
+    write_native([moe_profile(kind="single")], tmp_path / "q")
+    (tmp_path / "q" / "tp1" / "expert.csv").rename(folder / "tp1" / "expert.csv")
+    with pytest.raises(InputError, match=r"both moe\.csv and expert\.csv"):
+        load_profile(folder)
+
+
+def test_a_missing_part_of_an_expert(tmp_path: Path) -> None:
+    """One expert's table needs router, expert and activation."""
+    write_native([moe_profile(kind="single")], tmp_path)
+    path = tmp_path / "tp1" / "expert.csv"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("router")))
+    with pytest.raises(InputError, match=r"expert\.csv: no rows for layer router"):
+        load_profile(tmp_path)
+
+
 def test_host_and_layers_left_out_survive(tmp_path: Path) -> None:
     """Host overhead and the reasons for layers that were not measured are written and read."""
     full = profile()
     dense = {name: curve for name, curve in full.dense.items() if name != "act_fn"}
     first = Profile("h", "m", 1, dense, full.per_sequence, full.attention, serial=full.serial,
-                    host=HostOverhead(5.0, 0.5), not_measured={"act_fn": "fused"})  # fmt: skip
+                    host=HostOverhead(5.0, 0.5), gaps_included=True, not_measured={"act_fn": "fused"})  # fmt: skip
     write_native([first], tmp_path / "p")
     assert equal(load_profile(tmp_path / "p"), first)
 

@@ -1,8 +1,8 @@
 """Fits the roofline's coefficients: ``python -m servetwin.calibrate.fit_roofline``. Needs ``servetwin[fit]`` (SciPy).
 
 1. Per family of devices, the coefficients of kernels, to the operator tables of ``aiconfigurator-core`` 0.12.
-2. On H100, what only runs show (cost per layer, host, front end), to the dense models of ``reference/vllm-0.15-h100``;
-   other families take the cost per layer and the share of links from there.
+2. On H100, what only runs show (cost per layer, host, front end), to the dense models of ``reference/vllm-0.15-h100``,
+   with the collectives of ``servetwin.network``; other families take the cost per layer from there.
 3. The share of bandwidth of decodes beside a prompt, to ``reference/llmservingsim``'s profiles of an RTX PRO 6000.
 4. The host of another server, to ``reference/mlenergy``; its kernels are those of step 2.
 
@@ -22,10 +22,10 @@ from servetwin.calibrate.roofline.kernel_fit import KernelErrors, fit_family
 from servetwin.calibrate.roofline.mixed_fit import fit_mixed
 from servetwin.calibrate.roofline.mlenergy_runs import read_rows
 from servetwin.calibrate.roofline.run_fit import RunCoefficients, fit_mlenergy_rows, fit_vllm_runs
-from servetwin.calibrate.roofline.tables import TABLES_VARIABLE, tables_folder
 from servetwin.calibrate.roofline.vllm_runs import read_stages
 from servetwin.core.errors import InputError
 from servetwin.llm.catalogue import load_model
+from servetwin.network.aiconfigurator import TABLES_VARIABLE, tables_folder
 from servetwin.step.efficiency import FOLDER, Efficiency
 from servetwin.step.host import HOSTS, HostOverhead
 
@@ -39,7 +39,11 @@ FAMILIES: Mapping[str, Sequence[str]] = {
 """Families of our devices, and the systems of the package whose tables they are fitted to."""
 
 RUNS_FAMILY = "hopper"
-FROM_RUNS = ("layer_us", "collective_bandwidth")
+FROM_RUNS = ("layer_us",)
+RING_SHARE = 0.33
+"""Of a plain ring over a family's scale-up links: what all-reduces of some hundred kilobytes reach of NVLink 4. Where
+the links' protocols are known, collectives count in full."""
+
 WITHOUT_SCALE_UP = ("ada", "blackwell_rtx")
 """Their devices talk over PCIe, for which the link's class states what messages reach: all of it counts."""
 
@@ -49,7 +53,7 @@ FLASH_ATTENTION_2 = ("ada", "ampere", "blackwell_rtx")
 """Their attention over batches of decodes and prompts is FlashAttention 2, which is slow at it."""
 
 MIXED_SOURCE = "mixed_bandwidth: LLMServingSim's measured attention on RTX PRO 6000"
-RUNS_SOURCE = "12 runs of vLLM 0.15.1 on H100, dense models (inference-sim/training)"
+RUNS_SOURCE = "9 runs of vLLM 0.15.1 on H100, dense models (inference-sim/training)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +81,9 @@ def fit_all(folder: Path, reference: Path, families: Sequence[str]) -> dict[str,
         for family, efficiency in found.items():
             found[family] = efficiency.changed({name: getattr(runs.efficiency, name) for name in FROM_RUNS})
         found[RUNS_FAMILY] = runs.efficiency
-    for family in set(WITHOUT_SCALE_UP) & set(found):
-        found[family] = found[family].changed({"collective_bandwidth": 1.0})
+    for family in found:
+        share = 1.0 if family in WITHOUT_SCALE_UP else RING_SHARE
+        found[family] = found[family].changed({"collective_bandwidth": share})
     if MIXED_FAMILY in found:
         share = fit_mixed(reference, found[MIXED_FAMILY])
         for family in set(FLASH_ATTENTION_2) & set(found):

@@ -25,9 +25,10 @@ from servetwin.calibrate.roofline.run_fit import (
     fit_vllm_runs,
 )
 from servetwin.calibrate.roofline.simulated import simulated_means
-from servetwin.calibrate.roofline.tables import SYSTEMS, TABLES_VARIABLE, tables_folder
+from servetwin.calibrate.roofline.tables import SYSTEMS
 from servetwin.calibrate.roofline.vllm_runs import Stage, read_stages, run_errors
 from servetwin.hardware.catalogue import load_device
+from servetwin.network.aiconfigurator import TABLES_VARIABLE, tables_folder
 from servetwin.step.efficiency import family_efficiency
 from servetwin.step.host import HOSTS, VLLM_FRONT_END_US
 
@@ -62,7 +63,7 @@ def vllm_015_runs(reference: Path) -> list[CaseResult]:
     ]
     remarks = [
         "Errors of means over a run. Fitted on the nine runs of dense models: the cost per layer, the share of "
-        "bandwidth of products, that of the link, the host per step, the front end; the rest is from operator tables. "
+        "bandwidth of products, the host per step, the front end; the rest, collectives among it, is from tables. "
         "Mixtral's experts come from the tables alone.",
         "By the closed form: steady batches, cached prompts, 2.5 steps to the first token (asynchronous scheduling).",
     ]

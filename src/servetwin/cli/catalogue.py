@@ -133,6 +133,29 @@ def _collectives() -> Registry[Any]:
     return collectives
 
 
+def _execution_plans() -> Registry[Any]:
+    from servetwin.step import plans as _  # noqa: F401
+    from servetwin.step.plans.base import execution_plans
+
+    return execution_plans
+
+
+def _expert_routings() -> Registry[Any]:
+    from servetwin.step import experts as _  # noqa: F401
+    from servetwin.step.experts.base import expert_routings
+
+    return expert_routings
+
+
+def _topologies() -> list[Row]:
+    from servetwin.network.presets import PRESETS
+
+    return [
+        {"name": preset.name, "accelerators": preset.size, "links": preset.link, "kind": preset.kind}
+        for preset in PRESETS.values()
+    ]
+
+
 def _workloads() -> list[Row]:
     from servetwin.scenario.workload_field import BUILT_IN_OPTIONS
     from servetwin.workload.base import workload_sources
@@ -146,10 +169,13 @@ LISTS: dict[str, Callable[[], list[Row]]] = {
     "models": _models,
     "hardware": _hardware,
     "links": _links,
+    "topologies": _topologies,
     "routers": _registry(_routers),
     "schedulers": _registry(_schedulers),
     "orderings": _registry(_orderings),
     "step-models": _registry(_step_models),
     "collectives": _registry(_collectives),
+    "execution-plans": _registry(_execution_plans),
+    "expert-routings": _registry(_expert_routings),
     "workloads": _workloads,
 }

@@ -44,6 +44,10 @@ def llmservingsim(
         Literal["lss", "auto"],
         typer.Option(help="lss: by its formula from mem_size and mem_util; auto: from the device's memory, as vLLM."),
     ] = "lss",
+    step: Annotated[
+        Literal["profile", "roofline"],
+        typer.Option(help="profile: measured times; roofline: from config and data sheet, without a profile."),
+    ] = "profile",
     max_num_seqs: Annotated[int | None, _flag("--max-num-seqs", "--max-batch", help_text="0: unlimited.")] = None,
     max_num_batched_tokens: Annotated[
         int | None, _flag("--max-num-batched-tokens", help_text="0: the context length.")
@@ -57,7 +61,7 @@ def llmservingsim(
         str | None, _flag("--request-routing-policy", help_text="LOAD, RR or RAND.")
     ] = None,
     expert_routing_policy: Annotated[
-        str | None, _flag("--expert-routing-policy", help_text="Of no effect on dense models.")
+        str | None, _flag("--expert-routing-policy", help_text="BALANCED, RR or RAND; no effect on dense models.")
     ] = None,
     enable_block_copy: Annotated[
         bool | None, _flag("--enable-block-copy/--no-enable-block-copy", help_text="Ignored: a shortcut of its own.")
@@ -132,7 +136,7 @@ def llmservingsim(
         cleanup_inputs=cleanup_inputs,
         log_level=log_level,
     )
-    source = LssSource(cluster, workload, profiles, models, architectures, flags, mode, kv_capacity)
+    source = LssSource(cluster, workload, profiles, models, architectures, flags, mode, kv_capacity, step)
     imported = write_scenario(source, scenario, force=force, copy=copy)
     for notice in imported.notices:
         typer.echo(f"note: {notice}", err=True)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from servetwin.core.errors import InputError
 from servetwin.core.registry import Registry
-from servetwin.engine.base import EngineSettings, InstanceLog, Ordering, RequestLog, Scheduler
+from servetwin.engine.base import NOT_YET, EngineSettings, FirstToken, InstanceLog, Ordering, RequestLog, Scheduler
 from servetwin.step.base import StepModel
+from servetwin.step.plans.base import ExecutionPlan
 from servetwin.workload.base import Workload
+
+Role: TypeAlias = Literal["both", "prefill", "decode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,13 @@ class InstanceSpec:
         Bytes of one KV block over all its ranks, to turn blocks into bytes.
     weight_bytes
         Bytes of the model's weights over all its ranks.
+    plan
+        How a batch is carried out where the instance is a pipeline or a rank of a lockstep group; None: by the step
+        model alone.
+    role
+        Whether it computes prompts, outputs, or both, where these are apart (`Disaggregation`).
+    group
+        Consecutive instances with the same number (0 or more) step together, as the ranks of one lockstep group.
     """
 
     name: str
@@ -40,9 +51,20 @@ class InstanceSpec:
     settings: EngineSettings
     scheduler: Scheduler
     ordering: Ordering
-    step_model: StepModel
+    step_model: StepModel | None
     kv_bytes_per_block: int = 0
     weight_bytes: int = 0
+    plan: ExecutionPlan | None = None
+    role: Role = "both"
+    group: int = NOT_YET
+
+    @property
+    def timing(self) -> StepModel | ExecutionPlan:
+        """What times its steps."""
+        timing = self.plan or self.step_model
+        if timing is None:
+            raise InputError("an instance needs a step model or a plan", where=self.name)
+        return timing
 
 
 @dataclass(slots=True)
@@ -97,6 +119,47 @@ class FrontEnd:
 
     request_ns: int = 0
     response_ns: int = 0
+
+
+class Transfers(Protocol):
+    """What carries KV from instance to instance. Times never go back."""
+
+    def start(self, now_ns: int, source: int, target: int, tokens: int) -> int:
+        """Begin to move the KV of ``tokens`` tokens between two instances; return the transfer's number."""
+        ...
+
+    def next_event_ns(self) -> int | None:
+        """Return when something may land next, as far as is known now; None if nothing is under way."""
+        ...
+
+    def advance(self, now_ns: int) -> Sequence[int]:
+        """Return the numbers of the transfers that have landed by ``now_ns``, each once, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Disaggregation:
+    """How requests go from instances that compute prompts to those that compute outputs.
+
+    Attributes
+    ----------
+    decode_router
+        Chooses the second instance, when the prompt is computed.
+    transfers
+        What carries the KV; None: it is there at once.
+    handoff_ns
+        From the end of a prefill to the request's arrival at the second instance: what software takes.
+    first_token
+        Which side makes the first token.
+    local_prompt_tokens
+        Prompts of at most so many tokens are served whole by an instance that decodes.
+    """
+
+    decode_router: Router
+    transfers: Transfers | None = None
+    handoff_ns: int = 0
+    first_token: FirstToken = "prefill"
+    local_prompt_tokens: int = 0
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from servetwin.core.errors import InvariantError
 from servetwin.engine.instance import Instance
+from servetwin.engine.rank import Rank
 
 
 def check_instance(instance: Instance, name: str) -> None:
@@ -14,7 +15,8 @@ def check_instance(instance: Instance, name: str) -> None:
     InvariantError
         Naming the instance and the figures that disagree.
     """
-    settings, cache, cohort = instance.settings, instance.cache, instance.cohort
+    settings, cache = instance.settings, instance.cache
+    cohorts = instance.cohorts if isinstance(instance, Rank) else [instance.cohort]
 
     def check(holds: bool, what: str) -> None:
         if not holds:
@@ -25,13 +27,22 @@ def check_instance(instance: Instance, name: str) -> None:
     check(running <= settings.max_num_seqs, f"{running} running, max_num_seqs is {settings.max_num_seqs}")
     check(instance.budget >= 0, f"the step is {-instance.budget} tokens over max_num_batched_tokens")
     check(0 <= cache.cached_blocks <= cache.free_blocks <= cache.num_blocks, "free and cached blocks do not add up")
-    check(len(members) == cohort.size, f"cohort of {cohort.size}, but {len(members)} decoding requests")
-    check(sum(cohort.counts) == cohort.size, "members by block residue do not add up to the cohort")
-    contexts = [r.base + cohort.round for r in members]
-    check(sum(contexts) == cohort.kv_tokens, f"KV sum is {cohort.kv_tokens}, members hold {sum(contexts)}")
+    size, kv_tokens = sum(cohort.size for cohort in cohorts), sum(cohort.kv_tokens for cohort in cohorts)
+    check(len(members) == size, f"cohort of {size}, but {len(members)} decoding requests")
+    check(sum(sum(cohort.counts) for cohort in cohorts) == size, "members by block residue do not add up to the cohort")
+    contexts = [r.base + cohorts[r.lane].round for r in members]
+    check(sum(contexts) == kv_tokens, f"KV sum is {kv_tokens}, members hold {sum(contexts)}")
+    if isinstance(instance, Rank):
+        decoding = instance.lanes_in_flight
+        check(len(set(decoding)) == len(decoding), "a decoding request is in two batches at once")
+        check(instance.chunks_add_up(), "a request is in more or fewer batches in flight than it should be")
+    else:
+        decoding = [0] if instance.decoding and instance.busy else []
     if not settings.enable_prefix_caching:
         used = cache.num_blocks - cache.free_blocks
-        decoding = 1 if instance.decoding and instance.busy else 0
-        held = sum(-(-(context + decoding) // settings.block_size) for context in contexts)
+        after = [context + (r.lane in decoding) for r, context in zip(members, contexts, strict=True)]
+        held = sum(-(-context // settings.block_size) for context in after)
         held += sum(r.num_blocks for r in instance.running.values() if r.prefilling or r in instance.paused)
+        held += sum(r.num_blocks for r in (*instance.held.values(), *instance.loading.values()))
+        held += sum(r.num_blocks for r in instance.waiting)
         check(used == held, f"{used} blocks used, requests hold {held}")

@@ -1,6 +1,8 @@
 """The event loop: arrivals, routing, the steps of all instances, and what a request's end releases.
 
-Equal times are served in this order: arrivals (by row), step ends and wake-ups (by instance), control events.
+What steps by itself is a *unit*: an instance, or a group of them in lockstep or with a pipeline. Equal times are served
+in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, step ends and wake-ups (by
+unit), control events.
 """
 
 from __future__ import annotations
@@ -12,10 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from servetwin.cluster.base import ClusterView, FrontEnd, InstanceSpec, RequestView, Router, SimulationOutcome
+from servetwin.cluster.base import (
+    Disaggregation,
+    FrontEnd,
+    InstanceSpec,
+    Router,
+    SimulationOutcome,
+)
+from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, STEP, Handovers
 from servetwin.cluster.invariants import check_instance
-from servetwin.cluster.plugins import check_plugins, wrong_choice
+from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
+from servetwin.cluster.routing import Routing
+from servetwin.cluster.units import Unit, make_units, members
 from servetwin.core.errors import StuckError
 from servetwin.core.interrupts import interrupts_handled
 from servetwin.core.units import NS_PER_S
@@ -26,7 +37,6 @@ from servetwin.engine.request import Request
 from servetwin.workload.base import DistinctContents, Workload
 from servetwin.workload.coarse import keys_of
 
-ARRIVAL, STEP, CONTROL = 0, 1, 2
 STOP_NS = -1
 """Before all times of a run: when the event is due that Ctrl-C asks for."""
 
@@ -40,6 +50,7 @@ def simulate(
     *,
     staleness_ns: int = 0,
     front_end: FrontEnd | None = None,
+    disaggregation: Disaggregation | None = None,
     check_invariants: bool = False,
     skipping: bool = True,
     cut_ns: Sequence[int] = (),
@@ -53,6 +64,8 @@ def simulate(
         How old the router's view may be: it looks again when its last look is at least this old.
     front_end
         Constant delays between clients and instances.
+    disaggregation
+        How requests get from instances that compute prompts to those that compute outputs; needed if there are such.
     check_invariants
         Check every instance's state after every event (slow).
     skipping
@@ -76,8 +89,8 @@ def simulate(
     StuckError
         If requests are left that nothing will ever serve; it says who waits for what.
     """
-    check_plugins(instances, router)
-    loop = _Loop(workload, instances, router, staleness_ns, front_end, check_invariants, skipping)
+    check_plugins(instances, router, disaggregation)
+    loop = _Loop(workload, instances, router, staleness_ns, front_end, disaggregation, check_invariants, skipping)
     return loop.run(cut_ns, progress)
 
 
@@ -89,13 +102,13 @@ class _Loop:
         router: Router,
         staleness_ns: int,
         front_end: FrontEnd | None,
+        disaggregation: Disaggregation | None,
         check_invariants: bool,
         skipping: bool,
     ) -> None:
         self.workload = workload
         self.specs = specs
         self.router = router
-        self.staleness_ns = staleness_ns
         self.front_end = front_end
         self.check_invariants = check_invariants
         self.requests = RequestLog.of_size(len(workload))
@@ -103,32 +116,37 @@ class _Loop:
         delay_ns = front_end.request_ns if front_end else 0
         known = workload.arrival_ns[workload.arrival_ns >= 0]
         first_ns = min(int(known.min()) + delay_ns if len(known) else NS_PER_S, NS_PER_S)
-        reads_kv = "kv_used_blocks" in router.reads and len(specs) > 1
-        self.instances = [
-            Instance(
-                spec.settings,
-                spec.scheduler,
-                spec.ordering,
-                spec.step_model,
-                self.requests,
-                distinct=workload.contents is None,
-                first_poll_ns=first_ns,
-                skipping=skipping and not reads_kv,
-            )
-            for spec in specs
-        ]
+        self.disaggregation = disaggregation
+        self.routing = Routing(workload, specs, router, staleness_ns, disaggregation)
+        reads_kv = "kv_used_blocks" in self.routing.reads and len(specs) > 1
+        self.units, self.instances = make_units(
+            specs,
+            self.requests,
+            distinct=workload.contents is None,
+            first_poll_ns=first_ns,
+            skipping=skipping and not reads_kv and disaggregation is None,
+            disaggregation=disaggregation,
+        )
+        self._unit_of = [number for number, unit in enumerate(self.units) for _ in members(unit)]
         self.events: list[tuple[int, int, int]] = []
         self.releases = Releases(workload, front_end or FrontEnd(), self._release)
-        several = len(specs) > 1
-        self._watches_steps = several and bool(router.reads & {"waiting", "running", "kv_used_blocks"})
-        self._watches_ends = several and "outstanding" in router.reads
-        self._live = self._view()
-        self._stale: ClusterView | None = None
-        self._stale_ns = 0
-        self._candidates: dict[str | None, NDArray[np.int64]] = {}
         self._now_ns = 0
         self._stepped_ns, self._stepped = -1, -1
         self._routed = False
+        self._handovers = self._make_handovers(disaggregation) if disaggregation else None
+
+    def _make_handovers(self, disaggregation: Disaggregation) -> Handovers:
+        return Handovers(
+            disaggregation,
+            self.workload,
+            self.contents,
+            self.requests,
+            self.instances,
+            self.events,
+            choose=self._choose_decode,
+            reject=self._reject,
+            notify=self._notify,
+        )
 
     # The loop -------------------------------------------------------------------------------------------------
 
@@ -167,25 +185,26 @@ class _Loop:
         heapq.heappush(self.events, (STOP_NS, CONTROL, 0))
 
     def _serve_all(self, cut_ns: Sequence[int], arrived: _Arrived) -> None:
-        """Serve all instances together, or one after the other if nothing that one does can reach another."""
+        """Serve all units together, or one after the other if nothing that one does can reach another."""
         known = np.arange(np.searchsorted(self.workload.arrival_ns < 0, True))
         polls = any(spec.settings.idle_poll_ns for spec in self.specs)
-        if len(self.specs) == 1 or self.router.reads or self.releases.any or polls:
+        if len(self.units) == 1 or self._handovers or self.router.reads or self.releases.any or polls:
             self._serve(self._arrivals(known, arrived), cut_ns)
             return
         for rows in self._routed_ahead(known):
             self._serve(self._arrivals(rows, arrived), cut_ns, alone=True)
 
     def _routed_ahead(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Route all arrivals by a router that reads nothing; yield the rows of each instance, and those of none."""
+        """Route all arrivals by a router that reads nothing; yield the rows of each unit, and those of none."""
         for arrival_ns, row, prompt_tokens, _ in self._arrivals(rows, _Arrived(None)):
             if row < len(self.workload):
-                chosen = self._choose(row, arrival_ns, prompt_tokens)
+                chosen = self.routing.choose(row, arrival_ns, prompt_tokens)
                 self.requests.instance[row] = NOT_YET if chosen is None else chosen
         chosen_of_row = np.frombuffer(self.requests.instance, dtype=np.int32)[rows]
-        by_instance = np.argsort(chosen_of_row, kind="stable")
-        bounds = np.searchsorted(chosen_of_row[by_instance], np.arange(len(self.specs)))
-        yield from np.split(rows[by_instance], bounds)
+        unit_of_row = np.array([*self._unit_of, NOT_YET])[chosen_of_row]  # that of none comes last, and first
+        by_unit = np.argsort(unit_of_row, kind="stable")
+        bounds = np.searchsorted(unit_of_row[by_unit], np.arange(len(self.units)))
+        yield from np.split(rows[by_unit], bounds)
 
     def _serve(
         self, arrivals: Iterator[tuple[int, int, int, int]], cut_ns: Sequence[int], *, alone: bool = False
@@ -195,14 +214,14 @@ class _Loop:
         Parameters
         ----------
         alone
-            All of them go to one instance, which is known: their row says so.
+            All of them go to one unit, which is known: the log says to which of its instances.
         """
         events, last_ns = self.events, self._now_ns
         for time_ns in cut_ns:
             heapq.heappush(events, (time_ns, CONTROL, 0))
         heapq.heappush(events, (FAR_NS, CONTROL, -1))
         self._routed = alone
-        knows_next = alone or len(self.instances) == 1
+        knows_next = alone or len(self.units) == 1
         arrival_ns, row, prompt_tokens, output_tokens = next(arrivals)
         pop = heapq.heappop
         while True:
@@ -214,13 +233,19 @@ class _Loop:
                 continue
             now_ns, kind, number = pop(events)
             if kind == STEP:
-                if self.instances[number].next_event_ns == now_ns:
+                if self.units[number].next_event_ns == now_ns:
                     self._now_ns = now_ns
                     self._step(number, now_ns, arrival_ns if knows_next else FAR_NS)
             elif kind == ARRIVAL:
                 self._now_ns = now_ns
                 w = self.workload
                 self._arrive(number, now_ns, int(w.prompt_tokens[number]), int(w.output_tokens[number]))
+            elif kind < STEP and self._handovers:
+                self._now_ns = now_ns
+                if kind == HANDOVER:
+                    self._handovers.come(number, now_ns)
+                else:
+                    self._handovers.land(now_ns)
             elif now_ns == FAR_NS:
                 self._now_ns = max(last_ns, self._now_ns)
                 return
@@ -241,25 +266,42 @@ class _Loop:
         yield FAR_NS + 1, len(w), 0, 0
 
     def _step(self, number: int, now_ns: int, horizon_ns: int) -> None:
-        instance = self.instances[number]
+        unit = self.units[number]
         self._stepped_ns, self._stepped = now_ns, number
-        finished = instance.complete(now_ns)
+        finished = unit.complete(now_ns)
         if finished and self.releases.any:
             for request in finished:
                 self.releases.after_completion(request.row, now_ns)
-        end_ns = instance.plan(now_ns, horizon_ns)
+        if self._handovers:
+            self._take_handed_over(unit, now_ns)
+        end_ns = unit.plan(now_ns, horizon_ns)
         if end_ns is not None:
             heapq.heappush(self.events, (end_ns, STEP, number))
-        if self._watches_steps:
-            self._look_at(number)
-        elif finished and self._watches_ends:
-            self._live.outstanding[number] -= len(finished)
+        if self._handovers:
+            for instance in members(unit):
+                if instance.reserved:
+                    self._handovers.begin(instance, now_ns)
+        if self.routing.watches_steps:
+            for instance in members(unit):
+                self.routing.look_at(instance)
+        elif finished and self.routing.watches_ends:
+            for request in finished:
+                self.routing.left(self.requests.instance[request.row])
         if self.check_invariants:
-            check_instance(instance, self.specs[number].name)
+            for instance in members(unit):
+                check_instance(instance, self.specs[instance.number].name)
+
+    def _take_handed_over(self, unit: Unit, now_ns: int) -> None:
+        for instance in members(unit):
+            if instance.handed_over and self._handovers:
+                if self.routing.watches_ends:
+                    for _ in instance.handed_over:
+                        self.routing.left(instance.number)
+                self._handovers.take(instance, now_ns)
 
     def _cut_all(self, now_ns: int) -> None:
-        for number, instance in enumerate(self.instances):
-            end_ns = instance.cut(now_ns) if instance.busy else None
+        for number, unit in enumerate(self.units):
+            end_ns = unit.cut(now_ns) if unit.busy else None
             if end_ns is not None:
                 heapq.heappush(self.events, (end_ns, STEP, number))
 
@@ -272,16 +314,17 @@ class _Loop:
         requests, w = self.requests, self.workload
         requests.arrival_ns[row] = now_ns
         number = 0
-        if len(self.instances) > 1 or w.model is not None:
-            chosen = self._routed_to(row) if self._routed else self._choose(row, now_ns, prompt_tokens)
+        if len(self.instances) > 1 or w.model is not None or self.disaggregation:
+            chosen = self._routed_to(row) if self._routed else self.routing.choose(row, now_ns, prompt_tokens)
             if chosen is None:
-                self._reject(row, f"no pool serves the model {w.model[row] if w.model else None!r}", now_ns)
+                self._reject(row, self.routing.nobody(row), now_ns)
                 return
             number = chosen
         requests.instance[row] = number
         instance = self.instances[number]
-        if prompt_tokens + output_tokens > instance.longest_request:
-            self._reject(row, rejection_reason(instance.settings, prompt_tokens, output_tokens), now_ns)
+        here = 1 if instance.hands_over else output_tokens
+        if prompt_tokens + here > instance.longest_request:
+            self._reject(row, rejection_reason(instance.settings, prompt_tokens, here), now_ns)
             return
         priority = int(w.priority[row]) if w.priority is not None else 0
         key = (now_ns, row) if instance.fifo else instance.order_key(row, now_ns, priority, prompt_tokens)
@@ -289,22 +332,30 @@ class _Loop:
         if instance.settings.enable_prefix_caching:
             request.keys = keys_of(self.contents, row, instance.settings.block_size)
         instance.waiting.push(request)
-        if instance.may_notice:
-            passed = self._stepped_ns == now_ns and number < self._stepped
+        if self.routing.watches_ends:
+            self.routing.came(number)
+        self._notify(number, now_ns)
+
+    def _notify(self, number: int, now_ns: int) -> None:
+        """Tell an instance that somebody came to it, or that it has more room."""
+        instance = self.instances[number]
+        unit_number = self._unit_of[number]
+        unit = self.units[unit_number]
+        if unit.may_notice:
+            passed = self._stepped_ns == now_ns and unit_number < self._stepped
             polls_from_ns = self._polls_from_ns(now_ns) if instance.settings.idle_poll_ns else 0
-            event_ns = instance.notice(now_ns, polls_from_ns, boundary_passed=passed)
+            event_ns = unit.notice(now_ns, polls_from_ns, boundary_passed=passed)
             if event_ns is not None:
-                heapq.heappush(self.events, (event_ns, STEP, number))
-        if self._watches_steps:
-            self._look_at(number)
-        elif self._watches_ends:
-            self._live.outstanding[number] += 1
+                heapq.heappush(self.events, (event_ns, STEP, unit_number))
+        if self.routing.watches_steps:
+            self.routing.look_at(instance)
 
     def _polls_from_ns(self, now_ns: int) -> int:
-        """Return from when idle instances are polled: since all fell idle, or at once while one of them computes."""
-        if any(instance.computing for instance in self.instances):
-            return now_ns
-        return max(instance.idle_since_ns for instance in self.instances)
+        """Return from when idle instances are polled: since all fell idle, or soon while one of them computes."""
+        looks = [unit.next_look_ns(now_ns) for unit in self.units if unit.computing]
+        if looks:
+            return min(looks)
+        return max(unit.idle_since_ns for unit in self.units)
 
     def _reject(self, row: int, reason: str, now_ns: int) -> None:
         rejected = [row, *self.releases.after_rejection(row, now_ns)]
@@ -313,75 +364,16 @@ class _Loop:
             self.requests.reasons[other] = reason if other == row else "an earlier turn of its session was rejected"
             self.requests.arrival_ns[other] = now_ns
 
-    # Routing --------------------------------------------------------------------------------------------------
-
     def _routed_to(self, row: int) -> int | None:
         number = self.requests.instance[row]
         return None if number == NOT_YET else number
 
-    def _choose(self, row: int, now_ns: int, prompt_tokens: int) -> int | None:
-        w = self.workload
-        model = w.model[row] if w.model is not None else None
-        candidates = self._candidates.get(model)
-        if candidates is None:
-            serving = [i for i, spec in enumerate(self.specs) if None in (model, spec.model) or spec.model == model]
-            candidates = self._candidates[model] = np.array(serving, dtype=np.int64)
-        if not len(candidates):
-            return None
-        keys: Sequence[int] = ()
-        if "block_keys" in self.router.reads and w.contents is not None:
-            block_size = self.instances[0].block_size
-            keys = w.contents.block_keys(row, block_size)[: prompt_tokens // block_size]
-        session_id = w.session_id[row] if w.session_id is not None else None
-        priority = int(w.priority[row]) if w.priority is not None else 0
-        request = RequestView(row, now_ns, prompt_tokens, session_id, model, priority, keys)
-        choice = self.router.choose(request, self._seen(now_ns), candidates)
-        if choice.__class__ is not int or not self._may_serve(choice, candidates):
-            raise wrong_choice(self.router, choice, candidates.tolist())
-        return choice
-
-    def _may_serve(self, number: int, candidates: NDArray[np.int64]) -> bool:
-        if len(candidates) == len(self.specs):
-            return 0 <= number < len(self.specs)
-        return bool((candidates == number).any())
-
-    def _seen(self, now_ns: int) -> ClusterView:
-        """Return what the router sees: the present, or its last look at it."""
-        if not self.staleness_ns:
-            return self._live
-        if self._stale is None or now_ns - self._stale_ns >= self.staleness_ns:
-            live = self._live
-            self._stale = ClusterView(
-                live.waiting.copy(),
-                live.running.copy(),
-                live.outstanding.copy(),
-                live.kv_used_blocks.copy(),
-                live.kv_blocks,
-                live.max_num_seqs,
-            )
-            self._stale_ns = now_ns
-        return self._stale
-
-    def _view(self) -> ClusterView:
-        def zeros() -> NDArray[np.int64]:
-            return np.zeros(len(self.specs), dtype=np.int64)
-
-        return ClusterView(
-            zeros(),
-            zeros(),
-            zeros(),
-            zeros(),
-            np.array([spec.settings.num_blocks for spec in self.specs], dtype=np.int64),
-            np.array([spec.settings.max_num_seqs for spec in self.specs], dtype=np.int64),
-        )
-
-    def _look_at(self, number: int) -> None:
-        instance, view = self.instances[number], self._live
-        waiting, running = len(instance.waiting), len(instance.running)
-        view.waiting[number] = waiting
-        view.running[number] = running
-        view.outstanding[number] = waiting + running
-        view.kv_used_blocks[number] = instance.cache.num_blocks - instance.cache.free_blocks
+    def _choose_decode(self, row: int, now_ns: int) -> int | None:
+        """Return the instance that computes the output of a row whose prompt is computed."""
+        number = self.routing.choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
+        if number is not None and self.routing.watches_ends:
+            self.routing.came(number)
+        return number
 
     # The end --------------------------------------------------------------------------------------------------
 
@@ -391,7 +383,7 @@ class _Loop:
             return
         lines = [f"{len(left)} of {len(self.requests.state)} requests can never be served:"]
         for spec, instance in zip(self.specs, self.instances, strict=True):
-            if instance.waiting or instance.running:
+            if instance.waiting or instance.running or instance.loading or instance.held:
                 lines.append(_explain(spec.name, instance))
         unreleased = sum(self.requests.arrival_ns[row] < 0 for row in left)
         if unreleased:
@@ -401,7 +393,7 @@ class _Loop:
     def _notices(self) -> list[str]:
         notices = list(self.workload.notices)
         for spec in self.specs:
-            notices += [notice for notice in spec.step_model.notices if notice not in notices]
+            notices += [notice for notice in spec.timing.notices if notice not in notices]
         return notices
 
 
@@ -425,6 +417,10 @@ def _explain(name: str, instance: Instance) -> str:
         f"  {name}: {len(instance.waiting)} waiting, {len(instance.running)} of {settings.max_num_seqs} running, "
         f"{cache.free_blocks} of {cache.num_blocks} KV blocks free"
     )
+    if instance.held:
+        line += f", {len(instance.held)} computed prompts held until an instance that decodes takes them"
+    if instance.loading:
+        line += f", {len(instance.loading)} whose KV is on its way"
     if not instance.waiting:
         return line
     head = instance.waiting[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from servetwin.core.registry import Registry
 
@@ -15,6 +15,10 @@ PENDING, COMPLETED, REJECTED = 0, 1, 2
 """States of a request; only the last two are terminal. A run that was cut short leaves ``PENDING`` ones."""
 
 STATE_NAMES = ("unfinished", "completed", "rejected")
+
+
+FirstToken: TypeAlias = Literal["prefill", "decode"]
+"""Where a request's first token is made, if one instance computes its prompt and another one its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class EngineSettings:
         1 ms); 0: at once.
     async_scheduling
         A step is planned when the one before it starts: a request that comes later enters one step later.
+    overlap_chunks
+        In a pipeline, a prompt's next chunk may be scheduled while the one before is in flight.
     """
 
     num_blocks: int
@@ -45,6 +51,7 @@ class EngineSettings:
     enable_prefix_caching: bool = True
     idle_poll_ns: int = 0
     async_scheduling: bool = False
+    overlap_chunks: bool = True
 
 
 @dataclass(slots=True)
@@ -130,8 +137,11 @@ class InstanceLog:
     cached: reusable and unreferenced).
 
     Rounds: the steps with ``decoded > 0``, counted from 0. All requests of a cohort advance by one token in a round.
+    A pipeline has a cohort in each of its lanes: ``lane`` says for each step whose it was, rounds are counted lane by
+    lane, and ``span_lane`` says for each span whose rounds are meant. Both are empty where there is only one lane.
 
-    Idle: ``idle_ns, idle_cached_blocks``: when the instance ran out of work, and what its cache holds then (used: 0).
+    Idle: ``idle_ns, idle_cached_blocks, idle_used_blocks``: when the instance ran out of work, what its cache holds
+    then, and the blocks of prompts that are on their way from here or to here.
 
     Spans, one row each: request ``span_request`` got one token in each of ``span_tokens`` consecutive rounds from
     ``span_round`` on. Tokens at the end of a prefill (the first token, and the next token after a preemption) are in no
@@ -148,9 +158,12 @@ class InstanceLog:
     kv_cached_blocks: array[int] = field(default_factory=_ints)
     idle_ns: array[int] = field(default_factory=_longs)
     idle_cached_blocks: array[int] = field(default_factory=_ints)
+    idle_used_blocks: array[int] = field(default_factory=_ints)
     span_request: array[int] = field(default_factory=_ints)
     span_round: array[int] = field(default_factory=_ints)
     span_tokens: array[int] = field(default_factory=_ints)
+    lane: array[int] = field(default_factory=_ints)
+    span_lane: array[int] = field(default_factory=_ints)
     resumed_request: array[int] = field(default_factory=_ints)
     resumed_ns: array[int] = field(default_factory=_longs)
     preempted_ns: array[int] = field(default_factory=_longs)
@@ -164,6 +177,10 @@ class RequestLog:
     ``cached_tokens``: prompt tokens found in the prefix cache at the first admission (``NOT_YET`` before it).
     ``recomputed_tokens``: tokens whose KV was there, was lost by preemption and was computed again.
     ``reasons``: why, for each rejected row.
+
+    Where prefill and decode are apart: ``prefill_instance`` computed the prompt until ``handed_over_ns``; from
+    ``transfer_ns`` to ``landed_ns`` its KV was on its way to ``instance``, which let it in at ``decode_admitted_ns``.
+    All ``NOT_YET`` for a request that stayed where it was.
     """
 
     arrival_ns: array[int]
@@ -175,6 +192,11 @@ class RequestLog:
     cached_tokens: array[int]
     recomputed_tokens: array[int]
     preemptions: array[int]
+    prefill_instance: array[int]
+    handed_over_ns: array[int]
+    transfer_ns: array[int]
+    landed_ns: array[int]
+    decode_admitted_ns: array[int]
     reasons: dict[int, str] = field(default_factory=dict)
 
     @classmethod
@@ -194,4 +216,9 @@ class RequestLog:
             cached_tokens=column("i", NOT_YET),
             recomputed_tokens=column("i", 0),
             preemptions=column("i", 0),
+            prefill_instance=column("i", NOT_YET),
+            handed_over_ns=column("q", NOT_YET),
+            transfer_ns=column("q", NOT_YET),
+            landed_ns=column("q", NOT_YET),
+            decode_admitted_ns=column("q", NOT_YET),
         )

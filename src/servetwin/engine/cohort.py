@@ -24,6 +24,8 @@ class DecodeCohort:
         Members, and the sum of their contexts before the next round.
     counts
         Members by ``base`` modulo the block size.
+    lane
+        Number of the cohort among those of its instance.
     """
 
     __slots__ = (
@@ -33,12 +35,14 @@ class DecodeCohort:
         "block_size",
         "counts",
         "kv_tokens",
+        "lane",
         "last_admission",
         "round",
         "size",
     )
 
-    def __init__(self, block_size: int, *, extremes: bool, members: bool) -> None:
+    def __init__(self, block_size: int, *, extremes: bool, members: bool, lane: int = 0) -> None:
+        self.lane = lane
         self.round = 0
         self.size = 0
         self.kv_tokens = 0
@@ -54,6 +58,7 @@ class DecodeCohort:
         """Add a request that has computed ``context_tokens`` and wants more tokens, beginning with the next round."""
         request.base = base = context_tokens - self.round
         request.start_round = self.round
+        request.lane = self.lane
         finish_round = self.round + request.output_tokens - request.generated_tokens
         request.finish_round = finish_round
         self.size += 1
@@ -70,6 +75,10 @@ class DecodeCohort:
             self._classes[base % self.block_size][request.row] = request
         if self._extremes is not None:
             self._extremes.add(request)
+
+    def members(self) -> list[Request]:
+        """Return all members (slow; in no order that means anything, but always the same)."""
+        return [request for finishing in self._finish.values() for request in finishing]
 
     def leave(self, request: Request) -> int:
         """Remove a request before its end (preempted or paused); return its context."""

@@ -16,6 +16,7 @@ from servetwin.core.errors import InvariantError
 from servetwin.engine.admission import longest_request
 from servetwin.engine.base import (
     EngineSettings,
+    FirstToken,
     InstanceLog,
     Ordering,
     RequestLog,
@@ -25,15 +26,18 @@ from servetwin.engine.base import (
 )
 from servetwin.engine.caches import make_kv_cache
 from servetwin.engine.cohort import DecodeCohort
+from servetwin.engine.handover import admit_remote, hand_over
 from servetwin.engine.orderings import FirstComeFirstServed
 from servetwin.engine.queues import FifoQueue, KeyedQueue
 from servetwin.engine.records import log_span, log_steps, write_rows
-from servetwin.engine.request import Request
+from servetwin.engine.request import LOCAL, Request
 from servetwin.engine.running_order import schedule_in_order
 from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
-from servetwin.step.base import StepModel, StepShape
+from servetwin.step.base import StepModel, StepShape, grown_by
 
 FAR_NS = 2**62
+DRAW_BITS = 40
+"""More steps than 2 to this power would repeat another instance's draws."""
 
 
 class Instance:
@@ -43,6 +47,8 @@ class Instance:
     ----------
     requests
         The simulation's request columns, shared by all instances.
+    number
+        Its number among the instances, from which random draws follow.
     distinct
         Whether no two requests of the workload share content.
     first_poll_ns
@@ -56,6 +62,7 @@ class Instance:
         "_deaf",
         "_keeps_extremes",
         "_known_ns",
+        "_needs_draw",
         "_only_policy",
         "_skipping",
         "asks_once",
@@ -70,19 +77,29 @@ class Instance:
         "decoding",
         "ends_ns",
         "fifo",
+        "handed_over",
+        "hands_over",
+        "has_lanes",
+        "held",
         "idle_since_ns",
+        "instant_transfers",
+        "loading",
         "log",
         "longest_request",
         "may_notice",
         "next_event_ns",
+        "number",
         "ordering",
         "paused",
+        "planned_blocks",
+        "planned_shape",
         "planned_steps",
         "policy",
         "preempted",
         "preemptions_since_token",
         "prefilling",
         "requests",
+        "reserved",
         "run_limit",
         "running",
         "scheduler",
@@ -92,6 +109,7 @@ class Instance:
         "start_ns",
         "step_model",
         "step_rows",
+        "steps_ended",
         "view",
         "waiting",
     )
@@ -104,6 +122,7 @@ class Instance:
         step_model: StepModel,
         requests: RequestLog,
         *,
+        number: int = 0,
         distinct: bool = True,
         first_poll_ns: int = 0,
         skipping: bool = True,
@@ -120,6 +139,11 @@ class Instance:
         self.block_size = settings.block_size
         self.shares_blocks = settings.enable_prefix_caching and not distinct
         self.cache = make_kv_cache(settings, distinct=distinct, preempts_by_key=ordering.preempts_by_key)
+        self.number = number
+        self.has_lanes = False
+        """Whether several batches may be in flight, each with a cohort of its own."""
+        self.steps_ended = 0
+        self._needs_draw = "draw" in step_model.needs
         self._keeps_extremes = "kv_extremes" in step_model.needs
         self.cohort = DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self.shares_blocks)
         self.longest_request = longest_request(settings)
@@ -132,6 +156,22 @@ class Instance:
         """By row, in running order (that of admission)."""
         self.prefilling: list[Request] = []
         """The running requests whose prompt is not computed to its end, in running order."""
+        self.hands_over: FirstToken | None = None
+        """Where the first token is made, if requests go elsewhere when their prompt is computed."""
+        self.instant_transfers = False
+        """Whether KV from elsewhere is there at once."""
+        self.handed_over: list[Request] = []
+        """Requests whose prompt is computed and that the cluster has not taken on yet."""
+        self.held: dict[int, Request] = {}
+        """By row: requests that went on, whose blocks stay until somebody else has their KV."""
+        self.loading: dict[int, Request] = {}
+        """By row: requests that have their blocks, whose KV is on its way."""
+        self.reserved: list[tuple[Request, int]] = []
+        """Requests that got their blocks, and how many tokens' KV must come: what the cluster has not taken on yet."""
+        self.planned_shape = StepShape(0, 0)
+        """Of the present step, or of the first of a run."""
+        self.planned_blocks: tuple[int, int] | None = None
+        """Used and cached blocks when the step was planned, where they may change before it ends."""
         self.paused: list[Request] = []
         """Decoding requests that this step leaves out; they are back in the cohort when it ends."""
         self.chunks: list[tuple[Request, int]] = []
@@ -192,11 +232,27 @@ class Instance:
             self.busy = True
             self.may_notice = False
             self.ends_ns = ()
-            self.next_event_ns = self._wake_ns(now_ns, polls_from_ns)
+            self.next_event_ns = self.wake_ns(now_ns, polls_from_ns)
             return self.next_event_ns
         return self.cut(now_ns + 1 if boundary_passed else now_ns)
 
-    def _wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
+    def next_look_ns(self, now_ns: int) -> int:
+        """Return when idle instances are looked at next while this one computes: when one of its operators ends.
+
+        Only where the step model knows its operators' ends, and arrivals are polled for (LLMServingSim).
+        """
+        operator_ends_ns = getattr(self.step_model, "operator_ends_ns", None)
+        if operator_ends_ns is None:
+            return now_ns
+        step = bisect_left(self.ends_ns, now_ns)
+        start_ns = self.ends_ns[step - 1] if step else self.start_ns
+        shape = grown_by(self.planned_shape, step) if step else self.planned_shape
+        ends = operator_ends_ns(shape)
+        i = bisect_left(ends, now_ns - start_ns)
+        return start_ns + ends[i] if i < len(ends) else self.ends_ns[step]
+
+    def wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
+        """Return when an idle instance notices something that comes at ``now_ns``."""
         poll = self.settings.idle_poll_ns
         if not poll or now_ns <= polls_from_ns:
             return max(now_ns, polls_from_ns) if poll else now_ns
@@ -310,7 +366,7 @@ class Instance:
         chunks = []
         wanted = 0
         for request in self.prefilling:
-            tokens = self.cap(request.known_tokens - request.computed_tokens)
+            tokens = self.wanted_tokens(request)
             wanted += tokens
             tokens = min(tokens, budget)
             if tokens > 0:
@@ -334,8 +390,13 @@ class Instance:
         for request in self.cohort.filling(rounds_ahead):
             self.cache.register(request, request.base + context_after)
 
-    def cap(self, tokens: int) -> int:
-        """Return how many of ``tokens`` tokens one request may compute in a step."""
+    def running_order(self) -> list[Request]:
+        """Return the running requests that may be scheduled, in order."""
+        return list(self.running.values())
+
+    def wanted_tokens(self, request: Request) -> int:
+        """Return how many tokens of its prompt a running request may compute in a step, were it alone."""
+        tokens = request.known_tokens - request.computed_tokens
         threshold = self.settings.long_prefill_token_threshold
         return min(tokens, threshold) if threshold else tokens
 
@@ -349,6 +410,13 @@ class Instance:
             request = waiting[0]
             if request.arrival_ns > self._known_ns:
                 break
+            if request.remote:
+                if not admit_remote(self, request, now_ns):
+                    break
+                if request.row in self.running:
+                    seats -= 1
+                    budget -= 1
+                continue
             hits = cache.lookup(request) if caching else ()
             found = len(hits) * self.block_size
             tokens = request.known_tokens - found
@@ -365,11 +433,12 @@ class Instance:
             seats -= 1
             budget -= tokens
             cache.admit(request, hits, found + tokens)
-            self._enter(request, found, now_ns)
+            self.enter(request, found, now_ns)
             self.chunks.append((request, tokens))
         self.budget = budget
 
-    def _enter(self, request: Request, found: int, now_ns: int) -> None:
+    def enter(self, request: Request, found: int, now_ns: int) -> None:
+        """Let a request run, ``found`` tokens of which are there already."""
         requests, row = self.requests, request.row
         request.admission = self._admissions
         self._admissions += 1
@@ -380,6 +449,10 @@ class Instance:
             requests.first_scheduled_ns[row] = now_ns
             requests.cached_tokens[row] = found
             return
+        if request.remote:
+            requests.decode_admitted_ns[row] = now_ns
+            request.remote = LOCAL
+            return
         self.log.readmitted_ns.append(now_ns)
         if request.lost_tokens > found:
             requests.recomputed_tokens[row] += request.lost_tokens - found
@@ -387,7 +460,8 @@ class Instance:
 
     # Time -----------------------------------------------------------------------------------------------------
 
-    def _time_step(self, now_ns: int, horizon_ns: int) -> None:
+    def _shape(self) -> StepShape:
+        """Return the shape of what was scheduled; its tokens count as computed from here on."""
         cohort = self.cohort
         chunks = self.chunks
         prefills: tuple[tuple[int, int], ...] = ()
@@ -398,13 +472,21 @@ class Instance:
         shape = StepShape(cohort.size, cohort.kv_tokens, prefills) if self.decoding else StepShape(0, 0, prefills)
         if self._keeps_extremes and self.decoding:
             shape.decode_kv_max, shape.decode_kv_min = cohort.extremes()
-        steps = 1 if chunks or self.paused or not self._skipping else run_steps(self)
+        if self._needs_draw:
+            shape.draw = (self.number << DRAW_BITS) + self.steps_ended
+        return shape
+
+    def _time_step(self, now_ns: int, horizon_ns: int) -> None:
+        self.planned_shape = shape = self._shape()
+        steps = 1 if self.chunks or self.paused or not self._skipping else run_steps(self)
         if steps == 1:
             self.ends_ns = (now_ns + self.step_model.duration_ns(shape),)
         else:
             durations = self.step_model.decode_run_ns(shape, steps, horizon_ns - now_ns)
             self.ends_ns = list(accumulate(durations, initial=now_ns))[1:]
         self.planned_steps = len(self.ends_ns)
+        if not self._skipping:
+            self.planned_blocks = (self.cache.num_blocks - self.cache.free_blocks, self.cache.cached_blocks)
         self.may_notice = self.planned_steps > 1 and not self._deaf
 
     # Completion -----------------------------------------------------------------------------------------------
@@ -415,6 +497,11 @@ class Instance:
         if steps == 0:
             return []
         log_steps(self, steps)
+        return self._end_step(steps, now_ns)
+
+    def _end_step(self, steps: int, now_ns: int) -> list[Request]:
+        """Let the tokens of ``steps`` steps appear; return who finished."""
+        self.steps_ended += steps
         finished: list[Request] = []
         if self.decoding:
             self.batch_started = True
@@ -443,6 +530,9 @@ class Instance:
         self.preemptions_since_token = 0
         self.prefilling.remove(request)
         request.prefilling = False
+        if self.hands_over and not (self.hands_over == "prefill" and request.output_tokens == 1):
+            hand_over(self, request, now_ns)
+            return
         if requests.first_token_ns[row] < 0:
             requests.first_token_ns[row] = now_ns
         else:
@@ -477,6 +567,7 @@ class Instance:
         self.idle_since_ns = now_ns
         self.log.idle_ns.append(now_ns)
         self.log.idle_cached_blocks.append(self.cache.cached_blocks)
+        self.log.idle_used_blocks.append(self.cache.num_blocks - self.cache.free_blocks)
 
     def close(self) -> None:
         """Complete the log: the last steps, and what unfinished requests have got (if the user cut the run short)."""

@@ -31,6 +31,10 @@ class KVCache(Protocol):
         """Give a waiting request its cached blocks and new ones, so that it holds ``tokens`` tokens."""
         ...
 
+    def reserve(self, request: Request, hits: Hits, tokens: int) -> None:
+        """Do the same for a request whose KV comes from elsewhere: nobody can find its blocks before it has come."""
+        ...
+
     def extend(self, request: Request, tokens: int) -> None:
         """Give a prefilling request blocks until it holds ``tokens`` tokens; there must be enough."""
         ...
@@ -69,6 +73,8 @@ class BlockCounter:
         """Take the blocks of ``tokens`` tokens."""
         request.num_blocks = blocks = -(-tokens // self._block_size)
         self.free_blocks -= blocks
+
+    reserve = admit
 
     def extend(self, request: Request, tokens: int) -> None:
         """Take what is missing to ``tokens`` tokens."""

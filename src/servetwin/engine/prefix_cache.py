@@ -116,6 +116,12 @@ class PrefixCache:
 
     def admit(self, request: Request, hits: Hits, tokens: int) -> None:
         """Add a reference to the hits, take the rest."""
+        self.reserve(request, hits, tokens)
+        if self.shared:
+            self.register(request, tokens)
+
+    def reserve(self, request: Request, hits: Hits, tokens: int) -> None:
+        """Do the same, but let nobody find the rest yet."""
         assert isinstance(hits, PrefixHits)
         request.run = hits.run if hits.stop == hits.run.stop else hits.run.split(hits.stop)
         self._reference(request.run)
@@ -127,7 +133,7 @@ class PrefixCache:
             block.references += 1
         request.blocks = hits.blocks
         request.num_blocks = len(hits)
-        self.extend(request, tokens)
+        self._grow(request, tokens)
 
     def _reference(self, run: Run) -> None:
         """Add a reference to a run and all before it."""
@@ -141,12 +147,15 @@ class PrefixCache:
 
     def extend(self, request: Request, tokens: int) -> None:
         """Take what is missing to ``tokens`` tokens; full blocks can be found at once."""
+        self._grow(request, tokens)
+        if self.shared:
+            self.register(request, tokens)
+
+    def _grow(self, request: Request, tokens: int) -> None:
         blocks = -(-tokens // self._block_size)
         if blocks > request.num_blocks:
             self.take(blocks - request.num_blocks)
             request.num_blocks = blocks
-        if self.shared:
-            self.register(request, tokens)
 
     def take(self, blocks: int) -> None:
         """Take the oldest blocks of the queue; those with a key are forgotten."""

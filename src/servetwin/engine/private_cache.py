@@ -55,6 +55,8 @@ class PrivatePrefixCache:
         request.num_blocks = len(hits)
         self.extend(request, tokens)
 
+    reserve = admit
+
     def extend(self, request: Request, tokens: int) -> None:
         """Take what is missing to ``tokens`` tokens."""
         blocks = -(-tokens // self._block_size)

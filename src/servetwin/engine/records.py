@@ -18,6 +18,8 @@ def log_span(instance: Instance, request: Request) -> None:
     tokens = instance.cohort.round - request.start_round
     if tokens:
         instance.span_rows.append((request.row, request.start_round, tokens))
+        if instance.has_lanes:
+            instance.log.span_lane.append(request.lane)
 
 
 def log_steps(instance: Instance, steps: int) -> None:
@@ -28,8 +30,8 @@ def log_steps(instance: Instance, steps: int) -> None:
     cache, rows = instance.cache, instance.step_rows
     decoded = instance.cohort.size if instance.decoding else 0
     tokens = instance.settings.max_num_batched_tokens - instance.budget
-    used = cache.num_blocks - cache.free_blocks
-    rows.append((instance.start_ns, instance.ends_ns[0], decoded, tokens, used, cache.cached_blocks))
+    used, cached = instance.planned_blocks or (cache.num_blocks - cache.free_blocks, cache.cached_blocks)
+    rows.append((instance.start_ns, instance.ends_ns[0], decoded, tokens, used, cached))
     if steps > 1:
         _log_further_steps(instance, steps, used)
     if len(rows) >= ROWS_AT_ONCE:
@@ -44,7 +46,7 @@ def _log_further_steps(instance: Instance, steps: int, used: int) -> None:
         rows.extend(zip(ends, ends[1:steps], repeat(size), repeat(size), in_use, repeat(0), strict=False))
         cache.take(sum(needed[:-1]))
         return
-    cached = cache.cached_blocks
+    used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
     for i in range(1, steps):
         if needed[i - 1]:
             cache.take(needed[i - 1])

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from servetwin.engine.prefix_cache import Block
     from servetwin.engine.prefix_runs import Run
 
+LOCAL, WANTED, LOADING, LANDED = range(4)
+"""Where a request's KV comes from: it is computed here, or comes from elsewhere (and how far that is)."""
+
 NO_KEYS: Sequence[int] = ()
 NO_BLOCKS: list[Block] = []
 """Of a request that no cache of single blocks has seen; never changed."""
@@ -38,8 +41,12 @@ class Request:
     run, blocks
         Of these, the first ones that the prefix cache can find: the last of its runs (None: no run), and the single
         blocks behind it.
-    base, start_round, finish_round
-        In the cohort: its context is ``base`` + the cohort's rounds; when it came and when it will finish.
+    base, start_round, finish_round, lane
+        In the cohort: its context is ``base`` + the cohort's rounds; when it came, when it will finish, which cohort.
+    remote
+        Whether its prompt's KV comes from another instance: no, wanted, loading, landed.
+    in_flight
+        While it prefills in a pipeline: batches in flight that compute one of its chunks.
     """
 
     __slots__ = (
@@ -50,14 +57,17 @@ class Request:
         "computed_tokens",
         "finish_round",
         "generated_tokens",
+        "in_flight",
         "keys",
         "known_tokens",
+        "lane",
         "lost_tokens",
         "num_blocks",
         "order_key",
         "output_tokens",
         "prefilling",
         "prompt_tokens",
+        "remote",
         "row",
         "run",
         "start_round",
@@ -84,6 +94,9 @@ class Request:
         self.base = 0
         self.start_round = 0
         self.finish_round = 0
+        self.lane = 0
+        self.in_flight = 0
+        self.remote = LOCAL
 
     def __lt__(self, other: Request) -> bool:
         return self.order_key < other.order_key

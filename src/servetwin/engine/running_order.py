@@ -22,7 +22,7 @@ def schedule_in_order(instance: Instance, *, decodes: bool, prefills: bool) -> N
     Sets the instance's ``chunks``, ``decoding``, ``paused`` and ``budget``; decoding requests that get no token leave
     the cohort for the step.
     """
-    order = list(instance.running.values())
+    order = instance.running_order()
     scheduled: dict[int, int] = {}
     index = 0
     while index < len(order) and instance.budget > 0:
@@ -31,26 +31,38 @@ def schedule_in_order(instance: Instance, *, decodes: bool, prefills: bool) -> N
             index += 1
             continue
         tokens = _wanted(instance, request)
-        preempted_itself = False
-        while _missing(instance, request, tokens) > instance.cache.free_blocks:
-            victim = _victim(instance, order)
-            position = order.index(victim)
-            del order[position]
-            if position < index:
-                index -= 1
-            given = scheduled.pop(victim.row, 0)
-            instance.budget += given
-            preempt(instance, victim, given)
-            if victim is request:
-                preempted_itself = True
-                break
-        if preempted_itself:
+        index -= _make_room(instance, order, scheduled, request, tokens)
+        if _missing(instance, request, tokens) > instance.cache.free_blocks or request.row not in instance.running:
+            instance.preempted = True  # nobody can be let in either
             break
         _give(instance, request, tokens)
         scheduled[request.row] = tokens
         instance.budget -= tokens
         index += 1
     _settle(instance, order, scheduled)
+
+
+def _make_room(
+    instance: Instance, order: list[Request], scheduled: dict[int, int], request: Request, tokens: int
+) -> int:
+    """Preempt until there are blocks for ``request``; return how many of those before it in ``order`` went.
+
+    It may have to go itself, and in a pipeline it may be that nobody can go.
+    """
+    went = 0
+    while _missing(instance, request, tokens) > instance.cache.free_blocks:
+        victim = _victim(instance, order)
+        if victim is None:
+            break
+        if order.index(victim) < order.index(request):
+            went += 1
+        order.remove(victim)
+        given = scheduled.pop(victim.row, 0)
+        instance.budget += given
+        preempt(instance, victim, given)
+        if victim is request:
+            break
+    return went
 
 
 def _context(instance: Instance, request: Request) -> int:
@@ -60,7 +72,7 @@ def _context(instance: Instance, request: Request) -> int:
 def _wanted(instance: Instance, request: Request) -> int:
     if not request.prefilling:
         return 1
-    return min(instance.cap(request.known_tokens - request.computed_tokens), instance.budget)
+    return min(instance.wanted_tokens(request), instance.budget)
 
 
 def _missing(instance: Instance, request: Request, tokens: int) -> int:
@@ -80,10 +92,13 @@ def _give(instance: Instance, request: Request, tokens: int) -> None:
         instance.cache.register(request, _context(instance, request) + tokens)
 
 
-def _victim(instance: Instance, order: list[Request]) -> Request:
-    if not instance.ordering.preempts_by_key:
-        return order[-1]
-    return max(order, key=_order_key)
+def _victim(instance: Instance, order: list[Request]) -> Request | None:
+    """Return who is preempted first; None while that one is in flight, so that nobody is thrown out in its stead."""
+    if not instance.has_lanes:
+        return max(order, key=_order_key) if instance.ordering.preempts_by_key else order[-1]
+    everybody = instance.running.values()
+    victim = max(everybody, key=_order_key) if instance.ordering.preempts_by_key else next(reversed(everybody))
+    return None if victim.in_flight or victim not in order else victim
 
 
 def _order_key(request: Request) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ class ModelArchitecture:
 
     def stage_layers(self, ranks: Parallelism) -> tuple[LayerKind, ...]:
         """Return the kinds of layers of one pipeline stage."""
-        indices = stage_layers(self.num_hidden_layers, ranks.pipeline, ranks.stage)
+        indices = stage_layers(self.num_hidden_layers, ranks.pipeline, ranks.stage, ranks.partition)
         stage = [self.layer_sequence[index] for index in indices]
         by_identity = {id(layer): layer for layer in stage}  # hashing every layer by its sizes would be slow
         counts: Counter[Layer] = Counter()
@@ -189,6 +189,8 @@ class ModelArchitecture:
         if tensor.experts:
             shape[0] = -(-shape[0] // ranks.expert)
         divisor = ranks.expert_tensor if tensor.experts else ranks.tensor
+        if ranks.sequence_parallel_experts and tensor.name.startswith("shared_experts."):
+            divisor = 1  # each rank runs them whole, on its part of the tokens
         first = 1 if tensor.experts else 0
         if tensor.split == "rows":
             shape[first] //= divisor

@@ -7,9 +7,24 @@ from typing import Literal
 
 from servetwin.llm.formats import WeightFormat
 
-Items = Literal["tokens", "sequences", "decode_tokens", "prefill_tokens", "prefill_kv_tokens"]
-"""What an operator is applied to: the step's tokens; the sequences whose logits are computed; tokens of requests that
-decode; tokens of prompt chunks; these together with the context before them (MLA expands it again for each chunk)."""
+Items = Literal[
+    "tokens",
+    "sequences",
+    "decode_tokens",
+    "prefill_tokens",
+    "prefill_kv_tokens",
+    "prefill_context_tokens",
+    "chunk_tokens",
+    "routed_tokens",
+]
+"""What an operator is applied to.
+
+``tokens``: those that the rank computes. ``sequences``: those whose logits are computed. ``decode_tokens``: tokens of
+requests that decode. ``prefill_tokens``: tokens of prompt chunks. ``prefill_kv_tokens``: these together with the
+context before them (MLA expands it again for each chunk); ``prefill_context_tokens``: that context alone.
+``chunk_tokens``: this rank's part, where tensor-parallel ranks divide the tokens for the experts. ``routed_tokens``:
+tokens of all ranks that share the routed experts.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class GroupedGemm:
     weights: WeightFormat
     bias: bool = False
     activation_bytes: int = 2
-    applies_to: Items = "tokens"
+    applies_to: Items = "routed_tokens"
 
     @property
     def expert_bytes(self) -> int:
@@ -135,6 +150,8 @@ class AttentionKernel:
         Tokens that a token attends to, itself included; None: all.
     kv_bytes_per_token
         Bytes of cache per token of context and layer on this rank.
+    context_ranks
+        Ranks that divide the cached tokens, and attend with each other's heads.
     """
 
     name: str
@@ -149,6 +166,7 @@ class AttentionKernel:
     window_kind: Literal["sliding", "chunked"]
     kv_bytes_per_token: int
     activation_bytes: int = 2
+    context_ranks: int = 1
 
     @property
     def flops_per_pair(self) -> int:
@@ -192,18 +210,24 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True)
 class Collective:
-    """Data that ranks exchange: ``elements`` per token or sequence, of ``activation_bytes`` each.
+    """Data that ranks exchange: ``elements`` per item, of ``activation_bytes`` each.
 
-    ``kind``: ``"all_reduce"`` or ``"all_gather"`` among tensor-parallel ranks, ``"all_to_all"`` among expert-parallel
-    ones, ``"send"`` to the next pipeline stage.
+    Attributes
+    ----------
+    kind
+        The operation, of which ``elements`` is the whole tensor as `servetwin.network.base.Collectives` defines it.
+    group
+        Which ranks: ``tensor``; ``decode_context`` or ``prefill_context``, those that divide a sequence; ``stage``, one
+        and the next.
     """
 
     name: str
     count: int
-    kind: Literal["all_reduce", "all_gather", "all_to_all", "send"]
+    kind: Literal["all_reduce", "all_gather", "reduce_scatter", "send"]
     applies_to: Items
-    elements: int
+    elements: float
     activation_bytes: int = 2
+    group: Literal["tensor", "decode_context", "prefill_context", "stage"] = "tensor"
 
 
 RankOperator = Gemm | GroupedGemm | AttentionKernel | Elementwise | Collective

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from servetwin.core.number_formats import bytes_per_element, number_format
 from servetwin.hardware.base import MIB, Device
 from servetwin.llm.base import ModelArchitecture
-from servetwin.llm.parts import Attention, LatentAttention, Layer, Mlp
+from servetwin.llm.parallel import Parallelism
+from servetwin.llm.parts import Attention, LatentAttention, Layer, MixtureOfExperts, Mlp
 from servetwin.memory.profiling import ProfilingStep
 
 FLOAT_BYTES, LONG_BYTES = 4, 8
@@ -32,7 +33,11 @@ DEFAULT_MULTIPROCESSORS = 128
 
 
 def peak_by_phase(
-    architecture: ModelArchitecture, device: Device, ranks: int, step: ProfilingStep, dtype: str | None = None
+    architecture: ModelArchitecture,
+    device: Device,
+    ranks: Parallelism,
+    step: ProfilingStep,
+    dtype: str | None = None,
 ) -> dict[str, Mapping[str, int]]:
     """Return the bytes of one rank's temporary tensors by phase, and within a phase by part.
 
@@ -41,18 +46,18 @@ def peak_by_phase(
     size = activation_bytes(architecture, dtype)
     hidden = architecture.hidden_size * size
     workspace = _cublas_workspace(device)
-    layers = max(_layer_bytes(layer, architecture.hidden_size, ranks, step, size) for layer, _ in architecture.layers)
+    stage = architecture.stage_layers(ranks)
+    layers = max(_layer_bytes(layer, architecture.hidden_size, ranks, step, size) for layer, _ in stage)
     output = step.max_num_batched_tokens * hidden
     sampled = 2 * step.num_sequences * hidden
     phases: dict[str, Mapping[str, int]] = {
         "forward": {"activations": layers + workspace},
-        "sampling": {
-            "activations": output + sampled + workspace,
-            "logits": _sampler_bytes(architecture.vocab_size, device, step, size),
-        },
     }
+    if ranks.is_last_stage:
+        logits = _sampler_bytes(architecture.vocab_size, device, step, size)
+        phases["sampling"] = {"activations": output + sampled + workspace, "logits": logits}
     if step.compiles:
-        embedding = architecture.padded_vocab_per_rank(ranks) * hidden
+        embedding = architecture.padded_vocab_per_rank(ranks.tensor) * hidden
         phases["compilation"] = {"activations": 2 * output + workspace, "compilation": embedding}
     return phases
 
@@ -71,14 +76,18 @@ def _cublas_workspace(device: Device) -> int:
     return LARGE_CUBLAS_WORKSPACE_BYTES if device.family in LARGE_WORKSPACE_FAMILIES else CUBLAS_WORKSPACE_BYTES
 
 
-def _layer_bytes(layer: Layer, hidden_size: int, ranks: int, step: ProfilingStep, size: int) -> int:
-    """Return the peak within a layer: hidden states, residual and all-reduce's output beside attention or MLP."""
-    tokens = step.max_num_batched_tokens
-    stream = (2 if ranks == 1 else 3) * tokens * hidden_size * size
-    attention = tokens * _attention_elements(layer.attention, ranks) * size
+def _layer_bytes(layer: Layer, hidden_size: int, ranks: Parallelism, step: ProfilingStep, size: int) -> int:
+    """Return the peak within a layer: hidden states, residual and all-reduce's output beside attention or MLP.
+
+    Data-parallel ranks gather each other's tokens before the experts.
+    """
+    tokens, tensor = step.max_num_batched_tokens, ranks.tensor
+    stream = (2 if tensor == 1 else 3) * tokens * hidden_size * size
+    attention = tokens * _attention_elements(layer.attention, tensor) * size
     if isinstance(layer.attention, LatentAttention):
-        attention += _latent_workspace(layer.attention, ranks, step, size)
-    return stream + max(attention, tokens * _mlp_elements(layer, hidden_size, ranks) * size)
+        attention += _latent_workspace(layer.attention, tensor, step, size)
+    routed = tokens * ranks.data if isinstance(layer.mlp, MixtureOfExperts) else tokens
+    return stream + max(attention, routed * _mlp_elements(layer, hidden_size, ranks) * size)
 
 
 def _attention_elements(attention: Attention | LatentAttention, ranks: int) -> int:
@@ -100,17 +109,17 @@ def _latent_workspace(attention: LatentAttention, ranks: int, step: ProfilingSte
     return tokens * (attention.latent_dim + heads * (attention.qk_nope_head_dim + attention.v_head_dim)) * size
 
 
-def _mlp_elements(layer: Layer, hidden_size: int, ranks: int) -> int:
+def _mlp_elements(layer: Layer, hidden_size: int, ranks: Parallelism) -> int:
     """Return elements per token: gate and up, and their product; of experts, for each that the token visits.
 
     The output of the experts' second product lies where that of the first lay (``fused_experts``).
     """
     mlp = layer.mlp
-    width = mlp.intermediate_size // ranks
     if isinstance(mlp, Mlp):
-        return 3 * width
+        return 3 * (mlp.intermediate_size // ranks.tensor)
+    width = mlp.intermediate_size // ranks.expert_tensor
     routed = mlp.top_k * (max(2 * width, hidden_size) + width)
-    shared = hidden_size + 3 * mlp.shared_intermediate_size // ranks if mlp.shared_intermediate_size else 0
+    shared = hidden_size + 3 * mlp.shared_intermediate_size // ranks.tensor if mlp.shared_intermediate_size else 0
     return 2 * mlp.num_experts + hidden_size + max(routed, shared)
 
 

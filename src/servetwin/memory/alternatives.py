@@ -32,7 +32,8 @@ def does_not_fit(sizing: Sizing) -> str:
 def alternatives(sizing: Sizing) -> Iterator[str]:
     """Yield the smallest change of each kind with which at least one block fits."""
     for ranks in sizing.architecture.tensor_parallel_sizes():
-        if ranks > sizing.ranks and _fits(replace(sizing, ranks=ranks)):
+        wider = replace(sizing.parallelism, tensor=ranks, decode_context=1)
+        if ranks > sizing.ranks and _fits(replace(sizing, parallelism=wider)):
             yield f"it fits from tensor_parallel_size {ranks} on"
             break
     yield from _smaller_weights(sizing)
@@ -40,7 +41,7 @@ def alternatives(sizing: Sizing) -> Iterator[str]:
 
 
 def _smaller_weights(sizing: Sizing) -> Iterator[str]:
-    own = sizing.architecture.weight_bytes(sizing.ranks, sizing.dtype)
+    own = sizing.architecture.weight_bytes(dtype=sizing.dtype, ranks=sizing.parallelism)
     for name in SMALLER_FORMATS:
         quantized = sizing.architecture.with_quantization(name)
         smaller = replace(sizing, architecture=quantized, dtype=None, kv_cache_dtype=_kv_dtype(sizing))

@@ -10,6 +10,8 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GIB
 from servetwin.hardware.base import Device
 from servetwin.llm.base import ModelArchitecture
+from servetwin.llm.checks import check_parallelism
+from servetwin.llm.parallel import Parallelism
 from servetwin.llm.parts import LatentAttention
 from servetwin.memory.activations import activation_bytes, peak_by_phase
 from servetwin.memory.overheads import (
@@ -94,6 +96,7 @@ def kv_capacity(
     device: Device,
     *,
     tensor_parallel_size: int = 1,
+    parallelism: Parallelism | None = None,
     gpu_memory_utilization: float = 0.9,
     block_size: int = 16,
     dtype: str | None = None,
@@ -107,6 +110,8 @@ def kv_capacity(
 
     Parameters
     ----------
+    parallelism
+        One stage's rank, for more than tensor parallelism. Of several stages the one with the fewest blocks counts.
     gpu_memory_utilization
         Share of the memory that CUDA reports (the device's, less the driver's) which the engine takes, above 0 and at
         most 1.
@@ -128,7 +133,8 @@ def kv_capacity(
     InputError
         If the model does not divide among the ranks, or does not fit; the message has the numbers, and what would fit.
     """
-    architecture.check_tensor_parallel_size(tensor_parallel_size, where=where)
+    parallelism = parallelism or Parallelism(tensor_parallel_size)
+    check_parallelism(architecture, parallelism, where=where)
     if not 0 < gpu_memory_utilization <= 1:
         raise InputError(
             f"gpu_memory_utilization must be above 0 and at most 1, got {gpu_memory_utilization}", where=where
@@ -136,7 +142,7 @@ def kv_capacity(
     sizing = Sizing(
         architecture,
         device,
-        tensor_parallel_size,
+        parallelism,
         gpu_memory_utilization,
         block_size,
         dtype,
@@ -161,7 +167,7 @@ class Sizing:
 
     architecture: ModelArchitecture
     device: Device
-    ranks: int
+    parallelism: Parallelism
     utilization: float
     block_size: int
     dtype: str | None
@@ -169,6 +175,11 @@ class Sizing:
     step: ProfilingStep
     reserve_bytes: int | None
     coefficients: Coefficients = DEFAULT_COEFFICIENTS
+
+    @property
+    def ranks(self) -> int:
+        """Devices that share each layer."""
+        return self.parallelism.tensor
 
     @property
     def cuda_bytes(self) -> int:
@@ -194,15 +205,18 @@ class Sizing:
     @cached_property
     def capacity(self) -> KvCapacity:
         """The capacity; ``num_blocks`` is below 1 where nothing fits."""
-        weights = self.architecture.weight_bytes(self.ranks, self.dtype)
-        per_token = self.architecture.kv_bytes_per_token(self.ranks, self.kv_cache_dtype or self.dtype)
+        weights = self.architecture.weight_bytes(dtype=self.dtype, ranks=self.parallelism)
+        per_token = self.architecture.kv_bytes_per_token(
+            dtype=self.kv_cache_dtype or self.dtype, ranks=self.parallelism
+        )
         usable = int(self.cuda_bytes * self.utilization)
         phase, parts = self._reserve()
         reserve = sum(parts.values())
-        blocks = (usable - weights - reserve) // (self.block_size * per_token)
+        block = self.block_size * per_token // self.parallelism.decode_context  # whose ranks share a sequence's tokens
+        blocks = (usable - weights - reserve) // block
         return KvCapacity(
             blocks,
-            self.block_size * per_token,
+            block,
             usable,
             weights,
             reserve,
@@ -215,13 +229,13 @@ class Sizing:
     def _reserve(self) -> tuple[str, dict[str, int]]:
         if self.reserve_bytes is not None:
             return "", {"reserve": self.reserve_bytes}
-        phases = peak_by_phase(self.architecture, self.device, self.ranks, self.step, self.dtype)
+        phases = peak_by_phase(self.architecture, self.device, self.parallelism, self.step, self.dtype)
         phase = max(phases, key=lambda name: sum(phases[name].values()))
         found = {
             **phases[phase],
             "rotary_cache": rotary_cache_bytes(self.architecture, self.dtype),
             "non_torch": non_torch_bytes(self.device, self.step, self.coefficients),
-            "collectives": collective_bytes(self.device, self.ranks),
+            "collectives": collective_bytes(self.device, self.parallelism.experts_group * self.parallelism.pipeline),
             "cuda_graphs": graph_bytes(self.architecture, self.device, self.step),
         }
         return phase, {name: found[name] for name in RESERVED_PARTS if name in found}

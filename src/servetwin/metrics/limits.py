@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.engine.base import EngineSettings
-from servetwin.metrics.records import EVERY_ROW, Integers, Records, Scope, column, latencies_s
+from servetwin.metrics.records import EVERY_ROW, Integers, Records, Scope, busy_starts, column, latencies_s
 from servetwin.step.base import StepModel, StepShape
+from servetwin.step.plans.base import ExecutionPlan
 
 _SAMPLES = 2_000
 """Steps of an instance that are looked at, evenly spread: enough for shares to a percent."""
@@ -80,7 +81,7 @@ def _load(records: Records) -> _Load:
         records
     )
     elapsed = (records.finish_ns[done] - records.arrival_ns[done]).sum(dtype=np.float64)
-    busy = sum(int((column(log.end_ns) - column(log.start_ns)).sum()) for log in records.logs)
+    busy = sum(int((column(log.end_ns) - busy_starts(log)).sum()) for log in records.logs)
     peaks = [
         column(log.kv_used_blocks).max(initial=0) / spec.settings.num_blocks
         for log, spec in zip(records.logs, records.instances, strict=True)
@@ -206,16 +207,16 @@ def _step_hint(records: Records, load: _Load) -> str:
     decodes = max(1, round(load.running / len(records.instances) / max(load.busy, 1e-9)))
     kv_tokens = round(float(column(log.kv_used_blocks).mean()) * spec.settings.block_size)
     mean = kv_tokens // decodes
-    return _bound_of(spec.step_model, StepShape(decodes, kv_tokens, (), mean, mean))
+    return _bound_of(spec.timing, StepShape(decodes, kv_tokens, (), mean, mean))
 
 
-def _bound_of(model: StepModel, shape: StepShape) -> str:
+def _bound_of(model: StepModel | ExecutionPlan, shape: StepShape) -> str:
     """Return what a step model says of a step's bound, or the largest part of its breakdown; empty if neither."""
     bound_by = getattr(model, "bound_by", None)
     if bound_by is not None:
         return f" (a typical step is bound by {bound_by(shape)})"
     try:
-        parts = model.breakdown_ns(shape)
+        parts = model.breakdown_ns(shape) if hasattr(model, "breakdown_ns") else {}
     except NotImplementedError:
         return ""
     total = sum(parts.values())

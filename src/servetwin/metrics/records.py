@@ -27,6 +27,12 @@ def column(values: array[int]) -> Integers:
     return np.asarray(values)
 
 
+def busy_starts(log: InstanceLog) -> Integers:
+    """Return from when each step kept its instance busy: its start, or the last end where batches overlap."""
+    start = column(log.start_ns)
+    return np.maximum(start, np.concatenate([start[:1], column(log.end_ns)[:-1]])) if log.lane else start
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What is summed up together: the whole cluster, or one instance.

@@ -50,7 +50,7 @@ def notices(records: Records) -> list[str]:
         )
     said += [*outcome.workload.notices, *outcome.notices]
     for spec in outcome.instances:
-        said += spec.step_model.notices
+        said += spec.timing.notices
     return list(dict.fromkeys(said))
 
 

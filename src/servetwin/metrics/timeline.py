@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.base import InstanceLog
-from servetwin.metrics.records import Floats, Integers, Records, Rows, Scope, column
+from servetwin.metrics.records import Floats, Integers, Records, Rows, Scope, busy_starts, column
 
 MAX_INTERVALS = 1_000_000
 """A run with more intervals than this gets longer ones, and a notice."""
@@ -126,7 +126,7 @@ def kv_blocks(log: InstanceLog, times_ns: NDArray[np.int64]) -> tuple[NDArray[np
 def busy_fraction(log: InstanceLog, grid: Grid) -> Floats:
     """Return the share of each interval in which the instance computes a step, shape ``(grid.count,)``."""
     bounds = np.append(grid.start_ns, grid.count * grid.interval_ns)
-    start, end = column(log.start_ns), column(log.end_ns)
+    start, end = busy_starts(log), column(log.end_ns)
     if not len(start):
         return np.zeros(grid.count)
     done = np.concatenate([[0], np.cumsum(end - start)])

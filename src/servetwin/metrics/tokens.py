@@ -47,7 +47,7 @@ class TokenLog:
         self.first_round = np.cumsum([0] + [len(end) for end in ends])
         self.round_end_ns = _concatenate(ends)
         self.span_request = _concatenate([column(log.span_request) for log in logs])
-        begins = [column(log.span_round) + first for log, first in zip(logs, self.first_round, strict=False)]
+        begins = [_span_rounds(log) + first for log, first in zip(logs, self.first_round, strict=False)]
         self.span_first = _concatenate(begins)
         self.span_last = self.span_first + _concatenate([column(log.span_tokens) for log in logs]) - 1
         self.resumed_request = _concatenate([column(log.resumed_request) for log in logs])
@@ -124,8 +124,19 @@ class TokenLog:
 
 
 def _round_ends(log: InstanceLog) -> Integers:
-    """Return when the rounds of one instance ended."""
-    return column(log.end_ns)[column(log.decoded) > 0]
+    """Return when the rounds of one instance ended, lane by lane."""
+    rounds = column(log.decoded) > 0
+    ends = column(log.end_ns)[rounds]
+    return ends[np.argsort(column(log.lane)[rounds], kind="stable")] if log.lane else ends
+
+
+def _span_rounds(log: InstanceLog) -> Integers:
+    """Return the first round of each span, counted over the rounds of all lanes."""
+    if not log.lane:
+        return column(log.span_round)
+    lanes = column(log.lane)[column(log.decoded) > 0]
+    rounds_before = np.searchsorted(np.sort(lanes), np.arange(lanes.max(initial=0) + 1))
+    return column(log.span_round) + rounds_before[column(log.span_lane)]
 
 
 def _concatenate(columns: list[Integers]) -> NDArray[np.int64]:

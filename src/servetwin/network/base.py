@@ -86,4 +86,4 @@ class Collectives(Protocol):
 
 
 collectives: Registry[Collectives] = Registry("collective")
-"""Factories take ``(link: Link)`` and their own options by keyword."""
+"""Factories take ``(link: Link)`` and/or ``(topology: Topology)`` and their own options by keyword."""

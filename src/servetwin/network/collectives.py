@@ -1,71 +1,60 @@
-"""Closed forms of collectives on a ring."""
+"""Closed forms of collectives on a ring of equal links."""
 
 from __future__ import annotations
 
-import math
-
-from servetwin.core.errors import InputError
-from servetwin.core.units import GIB, NS_PER_S
+from servetwin.core.units import NS_PER_S
 from servetwin.network.base import Link, collectives
+from servetwin.network.lss import LssDimension, LssRing
+
+__all__ = ["LssDimension", "LssRing", "Ring"]
 
 
 @collectives.register("ring")
 class Ring:
     """A ring of equal links, every rank sending and receiving at once.
 
-    All-reduce is a reduce-scatter and an all-gather: ``2 (N - 1)`` steps, each one message of ``D / N`` bytes
-    (Patarasuk and Yuan, 2009), after the operation's own start.
+    Each operation is its own start and a number of steps, in each of which every rank sends one message: ``N - 1`` of
+    ``D / N`` bytes for all-gather, reduce-scatter and all-to-all, twice as many for an all-reduce, which is the first
+    two in a row (Patarasuk and Yuan, 2009). A broadcast is passed along the ring in slices. All links are alike: a
+    group's stride and a message's distance change nothing.
+
+    Parameters
+    ----------
+    link
+        Each of the ring's links.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def all_reduce_ns(self, num_bytes: float, ranks: int) -> float:
+    def all_reduce_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
         """Return ``operation + 2 (N - 1) (latency + D / N / bandwidth)``, in nanoseconds; 0 for one rank."""
+        return self._steps_ns(num_bytes, ranks, 2)
+
+    def all_gather_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return ``operation + (N - 1) (latency + D / N / bandwidth)``, in nanoseconds; 0 for one rank."""
+        return self._steps_ns(num_bytes, ranks, 1)
+
+    def reduce_scatter_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return what an all-gather of the same tensor takes."""
+        return self._steps_ns(num_bytes, ranks, 1)
+
+    def all_to_all_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return what an all-gather of the same size takes: one message to each of the others."""
+        return self._steps_ns(num_bytes, ranks, 1)
+
+    def broadcast_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
+        """Return ``operation + (N - 1) latency + D / bandwidth``, in nanoseconds; 0 for one rank."""
         if ranks == 1:
             return 0.0
-        return self._link.operation_ns + 2 * (ranks - 1) * self._link.message_ns(num_bytes / ranks)
+        link = self._link
+        return link.operation_ns + (ranks - 1) * link.latency_ns + num_bytes / link.bandwidth_bytes_per_s * NS_PER_S
 
+    def send_ns(self, num_bytes: float, distance: int = 1) -> float:
+        """Return ``operation + latency + D / bandwidth``, in nanoseconds; 0 for no distance."""
+        return self._link.operation_ns + self._link.message_ns(num_bytes) if distance else 0.0
 
-@collectives.register("lss_ring")
-class LssRing:
-    """LLMServingSim's ring: GB/s as 2**30 bytes, whole nanoseconds, small fixed delays, a cost for the reductions.
-
-    Each of the ``2 (N - 1)`` steps moves ``S = D / N`` bytes in ``floor(latency + S / (bandwidth * 2**30 / 10**9))``
-    and pays an endpoint's and a bus's delay of 10 ns each; each of the ``N - 1`` steps that add up numbers takes
-    ``3 S / memory_bandwidth`` more.
-
-    Parameters
-    ----------
-    link
-        Its bandwidth is read as multiples of 10**9 (the figure in the file) and scaled to 2**30.
-    memory_bandwidth_bytes_per_s
-        Of the accelerator's own memory, for the reductions; 0 leaves them out.
-    """
-
-    ENDPOINT_NS = 10
-    BUS_NS = 10
-
-    def __init__(self, link: Link, memory_bandwidth_bytes_per_s: float = 0.0) -> None:
-        if not (math.isfinite(memory_bandwidth_bytes_per_s) and memory_bandwidth_bytes_per_s >= 0):
-            raise InputError(f"a memory bandwidth must be at least 0 bytes/s, got {memory_bandwidth_bytes_per_s!r}")
-        self._latency_ns = link.latency_ns
-        self._bytes_per_ns = link.bandwidth_bytes_per_s / NS_PER_S * GIB / 1e9
-        self._memory_bytes_per_s = memory_bandwidth_bytes_per_s
-
-    def message_ns(self, num_bytes: float) -> int:
-        """Return the link time of one message, in whole nanoseconds."""
-        return math.floor(self._latency_ns + num_bytes / self._bytes_per_ns)
-
-    def all_reduce_ns(self, num_bytes: float, ranks: int) -> float:
-        """Return the time of an all-reduce, in whole nanoseconds."""
+    def _steps_ns(self, num_bytes: float, ranks: int, rounds: int) -> float:
         if ranks == 1:
-            return 0
-        size = num_bytes / ranks
-        step_ns = self.message_ns(size) + self.ENDPOINT_NS + self.BUS_NS
-        return (ranks - 1) * (2 * step_ns + self._reduction_ns(size))
-
-    def _reduction_ns(self, num_bytes: float) -> int:
-        if not self._memory_bytes_per_s:
-            return 0
-        return math.floor(3 * num_bytes / self._memory_bytes_per_s * NS_PER_S)
+            return 0.0
+        return self._link.operation_ns + rounds * (ranks - 1) * self._link.message_ns(num_bytes / ranks)

@@ -10,17 +10,22 @@ from typing import Any
 import numpy as np
 
 from servetwin.cluster import routers as _built_in_routers  # noqa: F401  (registers them)
-from servetwin.cluster.base import FrontEnd, InstanceSpec, Router, routers
+from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, routers
+from servetwin.cluster.plugins import check_plugins
 from servetwin.core.errors import InputError
 from servetwin.core.units import seconds_to_ns, us_to_ns
 from servetwin.engine import orderings as _built_in_orderings  # noqa: F401
 from servetwin.engine import schedulers as _built_in_schedulers  # noqa: F401
 from servetwin.engine.admission import longest_request
-from servetwin.engine.base import EngineSettings, Ordering, Scheduler, orderings, schedulers
+from servetwin.engine.base import NOT_YET, EngineSettings, Ordering, Scheduler, orderings, schedulers
 from servetwin.metrics.options import MetricOptions
+from servetwin.scenario.disaggregation import make_disaggregation
+from servetwin.scenario.disaggregation_options import DisaggregationOptions
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.load import LoadedScenario
+from servetwin.scenario.plans import build_plan, with_partition
+from servetwin.scenario.router_options import RouterOptions
 from servetwin.scenario.schema import Scenario
 from servetwin.scenario.step_models import build_step_model
 from servetwin.scenario.workload_field import build_workload
@@ -53,6 +58,15 @@ class Deployment:
         """The scenario."""
         return self.loaded.scenario
 
+    def disaggregation(self) -> Disaggregation | None:
+        """Return how requests get from prefill to decode, made anew for a run; None where nothing is apart."""
+        scenario = self.scenario
+        if all(pool.role == "both" for pool in scenario.cluster):
+            return None
+        options = scenario.disaggregation or DisaggregationOptions()
+        router = make_router(options.router, scenario.seed, "disaggregation.router")
+        return make_disaggregation(options, router, self.replicas, self.instances)
+
     @property
     def rejections(self) -> list[str]:
         """What can be said, before anything runs, of requests that no instance will serve."""
@@ -74,7 +88,7 @@ class Deployment:
         """What a user should know before anything runs, each said once."""
         said = [*self.workload.notices, *(notice for replica in self.replicas for notice in replica.notices)]
         for spec in self.instances:
-            said += spec.step_model.notices
+            said += spec.timing.notices
         return list(dict.fromkeys(said))
 
 
@@ -94,11 +108,14 @@ def build(loaded: LoadedScenario) -> Deployment:
 
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
-    replicas = tuple(Replica(pool, pool.model or scenario.model, loaded.folder) for pool in scenario.cluster)
-    return Deployment(
+    replicas = tuple(
+        with_partition(Replica(pool, pool.model or scenario.model, loaded.folder, scenario.seed))
+        for pool in scenario.cluster
+    )
+    deployment = Deployment(
         loaded=loaded,
         replicas=replicas,
-        instances=tuple(spec for replica in replicas for spec in build_instances(replica)),
+        instances=_instances(replicas),
         workload=_call_models_by_name(build_workload(scenario.workload, scenario.seed, loaded.folder), replicas),
         router=_router(scenario),
         staleness_ns=seconds_to_ns(scenario.router.staleness_s),
@@ -107,6 +124,8 @@ def _build(loaded: LoadedScenario) -> Deployment:
             interval_s=scenario.output.interval_s, warmup_s=scenario.output.warmup_s, slo=scenario.slo.limits
         ),
     )
+    check_plugins(deployment.instances, deployment.router, deployment.disaggregation())
+    return deployment
 
 
 def _call_models_by_name(workload: Workload, replicas: Sequence[Replica]) -> Workload:
@@ -117,9 +136,26 @@ def _call_models_by_name(workload: Workload, replicas: Sequence[Replica]) -> Wor
     return replace(workload, model=[names.get(model, model) for model in workload.model])
 
 
-def build_instances(replica: Replica) -> list[InstanceSpec]:
-    """Return the instances of one pool; they share one step model."""
+def _instances(replicas: Sequence[Replica]) -> tuple[InstanceSpec, ...]:
+    """Return the instances of all pools; groups are numbered through."""
+    instances: list[InstanceSpec] = []
+    groups = 0
+    for replica in replicas:
+        instances += build_instances(replica, groups)
+        groups += replica.pool.replicas
+    return tuple(instances)
+
+
+def build_instances(replica: Replica, first_group: int = 0) -> list[InstanceSpec]:
+    """Return the instances of one pool, replica by replica; they share one step model, or one plan.
+
+    Parameters
+    ----------
+    first_group
+        Number of the lockstep group of the first replica, where its data-parallel ranks are one.
+    """
     engine, pool = replica.engine, replica.pool
+    plan = build_plan(replica)
     first = InstanceSpec(
         name=f"{pool.name}-0",
         pool=pool.name,
@@ -128,11 +164,23 @@ def build_instances(replica: Replica) -> list[InstanceSpec]:
         settings=_settings(replica),
         scheduler=_scheduler(engine.kind, f"{replica.where}.engine.kind"),
         ordering=_ordering(engine.scheduling_policy, f"{replica.where}.engine.scheduling_policy"),
-        step_model=build_step_model(replica),
+        step_model=build_step_model(replica) if plan is None else None,
+        plan=plan,
         kv_bytes_per_block=replica.kv_bytes_per_block,
         weight_bytes=replica.weight_bytes,
+        role=pool.role,
     )
-    return [replace(first, name=f"{pool.name}-{number}") for number in range(pool.replicas)]
+    several = engine.data_parallel_size > 1
+    in_lockstep = plan is not None and plan.num_ranks > 1
+    return [
+        replace(
+            first,
+            name=f"{pool.name}-{number}-dp{rank}" if several else f"{pool.name}-{number}",
+            group=first_group + number if in_lockstep else NOT_YET,
+        )
+        for number in range(pool.replicas)
+        for rank in range(engine.data_parallel_size)
+    ]
 
 
 def _settings(replica: Replica) -> EngineSettings:
@@ -154,6 +202,7 @@ def _settings(replica: Replica) -> EngineSettings:
         enable_prefix_caching=engine.enable_prefix_caching,
         idle_poll_ns=us_to_ns(engine.idle_poll_us),
         async_scheduling=engine.async_scheduling,
+        overlap_chunks=engine.pipeline_overlaps_chunks,
     )
 
 
@@ -172,12 +221,16 @@ def _ordering(policy: Any, where: str) -> Ordering:
 
 
 def _router(scenario: Scenario) -> Router:
-    options = scenario.router
+    return make_router(scenario.router, scenario.seed, "router")
+
+
+def make_router(options: RouterOptions, seed: int, where: str) -> Router:
+    """Return a router from its name and options."""
     if not isinstance(options.policy, str):
         given: Router = options.policy
         return given
-    factory = routers.get(options.policy, where="router.policy")
-    return make(factory, options.extra, {"seed": lambda: scenario.seed}, "router", type(options).model_fields)
+    factory = routers.get(options.policy, where=f"{where}.policy")
+    return make(factory, options.extra, {"seed": lambda: seed}, where, type(options).model_fields)
 
 
 def _front_end(scenario: Scenario) -> FrontEnd | None:

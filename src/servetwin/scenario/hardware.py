@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +11,15 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GB
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
+from servetwin.llm.checks import check_parallelism
+from servetwin.llm.parallel import Parallelism
 from servetwin.scenario.schema import EngineOptions, HardwareOptions, PoolOptions
 
 if TYPE_CHECKING:
     from servetwin.hardware.base import Device
     from servetwin.memory.kv_capacity import KvCapacity
     from servetwin.network.base import Link
+    from servetwin.network.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,17 @@ class Replica:
         The pool's model, or the scenario's; None where neither names one.
     folder
         From which relative paths count.
+    seed
+        The scenario's.
+    partition
+        Layers of each pipeline stage where they were balanced; else those of the options count.
     """
 
     pool: PoolOptions
     model_name: str | None
     folder: Path
+    seed: int = 0
+    partition: tuple[int, ...] | None = None
 
     @property
     def where(self) -> str:
@@ -69,8 +78,34 @@ class Replica:
             raise InputError("no model is named, here or at the top; name one", where=f"{self.where}.model")
         where = f"{self.where}.model" if self.pool.model else "model"
         model = load_model(self.model_name, relative_to=self.folder, where=where)
-        model.check_tensor_parallel_size(self.engine.tensor_parallel_size, where=f"{self.where}.engine")
+        check_parallelism(model, self._ranks_of(model), where=f"{self.where}.engine")
         return model
+
+    @cached_property
+    def ranks(self) -> Parallelism:
+        """How the model is divided, as seen from the first stage."""
+        if not self.has_model:
+            engine = self.engine
+            return Parallelism(engine.tensor_parallel_size, engine.pipeline_parallel_size)
+        return self._ranks_of(self.model)
+
+    def _ranks_of(self, model: ModelArchitecture) -> Parallelism:
+        engine = self.engine
+        tensor, data = engine.tensor_parallel_size, engine.data_parallel_size if model.is_moe else 1
+        if engine.enable_expert_parallel and not model.is_moe:
+            where = f"{self.where}.engine.enable_expert_parallel"
+            raise InputError(f"{model.name} has no experts; leave this out", where=where)
+        group = tensor * data * engine.prefill_context_parallel_size
+        given = engine.pipeline_partition
+        return Parallelism(
+            tensor=tensor,
+            pipeline=engine.pipeline_parallel_size,
+            expert=(engine.expert_parallel_size or group) if engine.enable_expert_parallel else 1,
+            data=data,
+            decode_context=engine.decode_context_parallel_size,
+            prefill_context=engine.prefill_context_parallel_size,
+            partition=given if isinstance(given, tuple) else self.partition,
+        )
 
     @property
     def hardware(self) -> HardwareOptions:
@@ -91,6 +126,16 @@ class Replica:
 
         return load_device(self.hardware.device, relative_to=self.folder, where=f"{self.where}.hardware.device")
 
+    def stage_device(self, stage: int) -> Device:
+        """Return the device of a pipeline stage."""
+        names = self.hardware.stage_devices
+        if names is None:
+            return self.device
+        from servetwin.hardware.catalogue import load_device
+
+        where = f"{self.where}.hardware.stage_devices[{stage}]"
+        return load_device(names[stage], relative_to=self.folder, where=where)
+
     @property
     def notices(self) -> list[str]:
         """What a user should know: a device that nothing looked up, and that does not exist, may be misspelt."""
@@ -106,10 +151,13 @@ class Replica:
     @cached_property
     def link(self) -> Link | None:
         """The link between the accelerators: as given, else the device's; None for a single one."""
-        if self.engine.tensor_parallel_size == 1:
+        if self.engine.accelerators == 1:
             return None
         from servetwin.network.base import Link
 
+        if self.topology is not None:
+            inner = self.topology.levels[0]
+            return Link(inner.bandwidth_bytes_per_s, inner.latency_ns)
         given = self.hardware.link
         bandwidth = None if given.bandwidth_gb_per_s is None else given.bandwidth_gb_per_s * GB
         if bandwidth is not None and given.latency_ns is not None:
@@ -119,6 +167,19 @@ class Replica:
         if given.latency_ns is not None:
             return Link(bandwidth, given.latency_ns)
         return Link(bandwidth, default.latency_ns, default.operation_ns)
+
+    @cached_property
+    def topology(self) -> Topology | None:
+        """How the accelerators are joined; None: all over one link."""
+        options, where = self.hardware.topology, f"{self.where}.hardware.topology"
+        if options is None:
+            return None
+        topology = options.build(where)
+        try:
+            topology.check_group(self.engine.accelerators)
+        except InputError as error:
+            raise InputError(str(error), where=where) from None
+        return topology
 
     @property
     def _default_link(self) -> Link:
@@ -137,7 +198,11 @@ class Replica:
 
     @cached_property
     def capacity(self) -> KvCapacity:
-        """The KV cache that the device's memory has room for."""
+        """The KV cache that the devices' memory has room for: that of the stage with the fewest blocks."""
+        stages = [self._stage_capacity(stage) for stage in range(self.ranks.pipeline)]
+        return min(stages, key=lambda capacity: capacity.num_blocks)
+
+    def _stage_capacity(self, stage: int) -> KvCapacity:
         from servetwin.memory import ProfilingStep, kv_capacity
 
         engine = self.engine
@@ -150,8 +215,8 @@ class Replica:
         )
         return kv_capacity(
             self.model,
-            self.device,
-            tensor_parallel_size=engine.tensor_parallel_size,
+            self.stage_device(stage),
+            parallelism=replace(self.ranks, stage=stage),
             gpu_memory_utilization=engine.gpu_memory_utilization,
             block_size=engine.block_size,
             dtype=self.dtype,
@@ -195,15 +260,21 @@ class Replica:
 
     @property
     def kv_bytes_per_block(self) -> int:
-        """Bytes of a KV block over all ranks; 0 without a model."""
+        """Bytes of a KV block over all accelerators of a data-parallel rank; 0 without a model."""
         if not self.has_model:
             return 0
-        ranks = self.engine.tensor_parallel_size
-        per_token = self.model.kv_bytes_per_token(ranks, self.kv_cache_dtype or self.dtype)
-        return per_token * self.engine.block_size * ranks
+        dtype = self.kv_cache_dtype or self.dtype
+        per_token = sum(self.model.kv_bytes_per_token(dtype=dtype, ranks=stage) for stage in self._stages)
+        return per_token * self.engine.block_size * self.ranks.tensor // self.ranks.decode_context
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights over all ranks; 0 without a model."""
-        ranks = self.engine.tensor_parallel_size
-        return self.model.weight_bytes(ranks, self.dtype) * ranks if self.has_model else 0
+        """Bytes of weights over all accelerators of a data-parallel rank; 0 without a model."""
+        if not self.has_model:
+            return 0
+        per_device = sum(self.model.weight_bytes(dtype=self.dtype, ranks=stage) for stage in self._stages)
+        return per_device * self.ranks.tensor * self.ranks.prefill_context
+
+    @property
+    def _stages(self) -> list[Parallelism]:
+        return [replace(self.ranks, stage=stage) for stage in range(self.ranks.pipeline)]

@@ -16,6 +16,9 @@ from servetwin.cluster import routers as _routers  # noqa: F401  (registers the 
 from servetwin.cluster.base import routers
 from servetwin.core.registry import Registry
 from servetwin.network.base import collectives
+from servetwin.scenario.collectives import COLLECTIVE_CONTEXT
+from servetwin.scenario.parallel import EXPERT_CONTEXT
+from servetwin.scenario.plans import PLAN_CONTEXT
 from servetwin.scenario.reference_text import (
     default_text,
     meanings,
@@ -26,6 +29,8 @@ from servetwin.scenario.reference_text import (
 )
 from servetwin.scenario.schema import Scenario
 from servetwin.scenario.step_models import CONTEXT, step_models
+from servetwin.step.experts.base import expert_routings
+from servetwin.step.plans.base import execution_plans
 
 HEAD = """\
 # The scenario file
@@ -51,7 +56,9 @@ def page() -> str:
     parts = [HEAD, *_sections(Scenario, "", set())]
     parts += _implementations("Options of routers", "router", routers, {"seed"})
     parts += _implementations("Options of step models", "cluster[].step", step_models, set(CONTEXT))
-    parts += _implementations("Options of collectives", "cluster[].step.collective", collectives, {"link"})
+    parts += _implementations("Options of collectives", "cluster[].step.collective", collectives, COLLECTIVE_CONTEXT)
+    parts += _implementations("Options of execution plans", "cluster[].step.plan", execution_plans, set(PLAN_CONTEXT))
+    parts += _implementations("Options of expert routings", "cluster[].step.experts", expert_routings, EXPERT_CONTEXT)
     return "\n".join(parts)
 
 

@@ -95,7 +95,7 @@ def _pool_facts(replica: Replica) -> dict[str, Any]:
     blocks = replica.num_gpu_blocks - 1
     facts: dict[str, Any] = {
         "device": replica.device_name or None,
-        "accelerators": replica.pool.replicas * engine.tensor_parallel_size,
+        "accelerators": replica.pool.replicas * engine.accelerators,
         "max_num_seqs": engine.num_sequences,
         "max_model_len": replica.max_model_len,
         "kv_blocks": blocks,

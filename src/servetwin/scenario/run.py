@@ -60,6 +60,7 @@ def simulate(
         deployment.router,
         staleness_ns=deployment.staleness_ns,
         front_end=deployment.front_end,
+        disaggregation=deployment.disaggregation(),
         check_invariants=check_invariants,
         progress=progress,
     )

@@ -18,12 +18,15 @@ from servetwin.scenario.base import (
     pool_name,
     wrapped,
 )
+from servetwin.scenario.disaggregation_options import DisaggregationOptions, RoleName
+from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
+from servetwin.scenario.router_options import RouterOptions
+from servetwin.scenario.topology_options import TopologyField
 from servetwin.scenario.workload_field import WorkloadField
 
 SchedulerName: TypeAlias = Annotated[Any, implementation("plan", "scheduler"), AS_NAME]
 OrderingName: TypeAlias = Annotated[Any, implementation("key", "scheduling policy"), AS_NAME]
 StepModelName: TypeAlias = Annotated[Any, implementation("duration_ns", "step model"), AS_NAME]
-RouterName: TypeAlias = Annotated[Any, implementation("choose", "router"), AS_NAME]
 
 Objective: TypeAlias = Annotated[float, Field(gt=0, le=1e9)] | None
 
@@ -50,7 +53,7 @@ class LinkOptions(Options):
         None,
         gt=0,
         le=1e6,
-        description="Bandwidth per direction, 10^9 bytes per second; default: the device's own link.",
+        description="Bandwidth per direction, 10^9 bytes per second; default and, for `auto`, most: the device's own.",
     )
     latency_ns: float | None = Field(
         None,
@@ -65,13 +68,22 @@ class HardwareOptions(Options):
     """What one replica runs on."""
 
     device: str = Field(description="Name of a device (`servetwin list hardware`).")
-    count: int | None = Field(
-        None, ge=1, le=1024, description="Accelerators per replica; default and only value: tensor_parallel_size."
+    stage_devices: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="Devices of a pipeline's stages where they are not all alike; default: `device` for each."
     )
-    link: LinkOptions = Field(LinkOptions(), description="Link between them.")
+    count: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="Accelerators per replica; default and only value: the product of its degrees.",
+    )
+    link: LinkOptions = Field(LinkOptions(), description="Link between them, where no topology is given.")
+    topology: TopologyField | None = Field(
+        None, description="How the accelerators of a replica are joined; default: all over one link."
+    )
 
 
-class EngineOptions(Options):
+class EngineOptions(ParallelOptions):
     """One serving instance's engine and its limits, by vLLM's names."""
 
     kind: SchedulerName = Field("vllm", description="`vllm` (V1), `vllm_v0`, `orca`, `static`, or a plug-in's name.")
@@ -113,7 +125,6 @@ class EngineOptions(Options):
         None, description="Longest prompt + output; longer requests are rejected. Default: the model's context length, "
         "at most max_num_batched_tokens where prompts are never split.",
     )  # fmt: skip
-    tensor_parallel_size: int = Field(1, ge=1, le=1024, description="Accelerators that share each layer.")
     dtype: Literal["auto", "bfloat16", "float16", "float32", "fp8", "int8"] = Field(
         "auto", description="Type of the weights; auto: the model's own."
     )
@@ -168,7 +179,12 @@ class HostOptions(Options):
 class CollectiveOptions(PluginOptions):
     """What an all-reduce among the accelerators of a replica takes. Further keys are its options (see below)."""
 
-    kind: CollectiveName = Field("ring", description="`ring`, `lss_ring` (LLMServingSim's), or a plug-in's name.")
+    kind: CollectiveName = Field(
+        "default",
+        description="`default`: `auto` (the cheapest algorithm) on a topology, on NVLink 3 to 5 and on Infinity Fabric "
+        "4 where no latency is given; `ring` over other links; or the name of an algorithm (`servetwin list "
+        "collectives`), or a plug-in's.",
+    )
 
 
 class StepOptions(PluginOptions):
@@ -181,6 +197,8 @@ class StepOptions(PluginOptions):
     collective: Annotated[CollectiveOptions, BeforeValidator(wrapped("kind"))] = Field(
         CollectiveOptions(), description="What tensor parallelism's collectives take."
     )
+    plan: PlanField = Field(PlanOptions(), description="How the parts of a step are put together.")
+    experts: ExpertField = Field(ExpertOptions(), description="Which experts the tokens of a step take.")
     host: HostOptions = Field(HostOptions(), description="Host overhead.")
 
 
@@ -191,6 +209,9 @@ class PoolOptions(Options):
         description="Name, unique in the cluster: letters, digits, `-` and `_`."
     )
     replicas: int = Field(1, ge=1, le=MAX_INSTANCES, description="Number of equal instances.")
+    role: RoleName = Field(
+        "both", description="What its instances compute: prompts (`prefill`), outputs (`decode`), or `both`."
+    )
     model: str | None = Field(None, description="Model that this pool serves; default: the scenario's.")
     hardware: HardwareOptions | None = Field(
         None, description="What a replica runs on; needed by step models that compute from a device."
@@ -203,21 +224,19 @@ class PoolOptions(Options):
     @model_validator(mode="after")
     def _check_count(self) -> PoolOptions:
         count = self.hardware.count if self.hardware else None
-        if count is not None and count != self.engine.tensor_parallel_size:
+        if count is not None and count != self.engine.accelerators:
             raise PydanticCustomError(
-                "count", "hardware.count ({count}) must equal engine.tensor_parallel_size ({size})",
-                {"count": count, "size": self.engine.tensor_parallel_size},
+                "count",
+                "hardware.count ({count}) must equal the product of the engine's degrees of parallelism ({size})",
+                {"count": count, "size": self.engine.accelerators},
+            )
+        devices = self.hardware.stage_devices if self.hardware else None
+        if devices is not None and len(devices) != self.engine.pipeline_parallel_size:
+            raise PydanticCustomError(
+                "stages", "hardware.stage_devices has {given} names, engine.pipeline_parallel_size is {stages}",
+                {"given": len(devices), "stages": self.engine.pipeline_parallel_size},
             )  # fmt: skip
         return self
-
-
-class RouterOptions(PluginOptions):
-    """Which instance serves a request. Further keys are options of the policy (see below)."""
-
-    policy: RouterName = Field("round_robin", description="Name of a policy (`servetwin list routers`).")
-    staleness_s: Seconds = Field(
-        0.0, description="Age that the router's view of the instances may reach; 0: always fresh."
-    )
 
 
 class FrontEndOptions(Options):
@@ -260,6 +279,9 @@ class Scenario(Options):
     router: Annotated[RouterOptions, BeforeValidator(wrapped("policy"))] = Field(
         RouterOptions(), description="Which instance serves a request."
     )
+    disaggregation: DisaggregationOptions | None = Field(
+        None, description="How requests get from prefill to decode pools; default, where there are such: `nixl`."
+    )
     workload: WorkloadField = Field(description="The requests, see `docs/workloads.md`.")
     front_end: FrontEndOptions | None = Field(None, description="Delays between clients and the router.")
     slo: SloOptions = Field(SloOptions(), description="Service level objectives.")
@@ -273,10 +295,14 @@ class Scenario(Options):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise PydanticCustomError("pools", "two pools have the name {name}", {"name": repr(twice[0])})
-        instances = sum(pool.replicas for pool in self.cluster)
+        if self.disaggregation is not None and all(pool.role == "both" for pool in self.cluster):
+            raise PydanticCustomError(
+                "roles", "disaggregation needs pools with role: prefill and role: decode; all have role: both"
+            )
+        instances = sum(pool.replicas * pool.engine.data_parallel_size for pool in self.cluster)
         if instances > MAX_INSTANCES:
             raise PydanticCustomError(
-                "instances", "the cluster has {given} replicas; at most {allowed} are allowed",
+                "instances", "the cluster has {given} instances; at most {allowed} are allowed",
                 {"given": instances, "allowed": MAX_INSTANCES},
             )  # fmt: skip
         return self

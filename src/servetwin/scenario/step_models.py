@@ -9,29 +9,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import servetwin.network.collectives
-import servetwin.step  # noqa: F401  (these imports register what is built in)
+import servetwin.step
+import servetwin.step.experts  # noqa: F401  (these imports register what is built in)
 from servetwin.core.errors import InputError
-from servetwin.network.base import Collectives, collectives
+from servetwin.scenario.collectives import collective_notices, collectives_of
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
+from servetwin.scenario.parallel import Stage
 from servetwin.step.base import StepModel, step_models
 from servetwin.step.host import HOSTS, NO_HOST_OVERHEAD, HostOverhead
 
-__all__ = ["CONTEXT", "build_step_model", "step_models"]
+__all__ = ["CONTEXT", "build_step_model", "collectives_of", "step_model_of", "step_models"]
 
-CONTEXT: dict[str, Callable[[Replica, Callable[..., StepModel]], Any]] = {
-    "architecture": lambda replica, _: replica.model,
-    "device": lambda replica, _: replica.device,
-    "device_name": lambda replica, _: replica.hardware.device,
-    "link": lambda replica, _: replica.link,
-    "collectives": lambda replica, _: _collectives(replica),
-    "tensor_parallel_size": lambda replica, _: replica.engine.tensor_parallel_size,
-    "dtype": lambda replica, _: replica.dtype,
-    "kv_cache_dtype": lambda replica, _: replica.kv_cache_dtype,
-    "enforce_eager": lambda replica, _: replica.engine.enforce_eager,
-    "path": lambda replica, _: _path(replica),
-    "host": lambda replica, factory: _host(replica, factory),
+CONTEXT: dict[str, Callable[[Stage, Callable[..., StepModel]], Any]] = {
+    "architecture": lambda stage, _: stage.model,
+    "device": lambda stage, _: stage.device,
+    "device_name": lambda stage, _: stage.replica.hardware.device,
+    "link": lambda stage, _: stage.replica.link,
+    "collectives": lambda stage, _: collectives_of(stage.replica),
+    "tensor_parallel_size": lambda stage, _: stage.ranks.tensor,
+    "ranks": lambda stage, _: stage.ranks,
+    "experts": lambda stage, _: stage.experts,
+    "all2all_backend": lambda stage, _: stage.replica.engine.all2all_backend,
+    "dtype": lambda stage, _: stage.replica.dtype,
+    "kv_cache_dtype": lambda stage, _: stage.replica.kv_cache_dtype,
+    "enforce_eager": lambda stage, _: stage.replica.engine.enforce_eager,
+    "path": lambda stage, _: _path(stage.replica),
+    "host": lambda stage, factory: _host(stage.replica, factory),
 }
 """What a step model's factory may ask of a scenario, by the name of its parameter."""
 
@@ -46,14 +50,23 @@ def build_step_model(replica: Replica) -> StepModel:
     InputError
         For an unknown model or option, or what the model says of its data.
     """
+    return step_model_of(Stage(replica, replica.ranks))
+
+
+def step_model_of(stage: Stage) -> StepModel:
+    """Return the step model of one pipeline stage; it is a rank model, too, if it can be taken apart."""
+    replica = stage.replica
     options, where = replica.pool.step, f"{replica.where}.step"
     if not isinstance(options.model, str):
         given: StepModel = options.model
         return given
     factory = step_models.get(options.model, where=f"{where}.model")
-    context = {name: partial(find, replica, factory) for name, find in CONTEXT.items()}
+    context = {name: partial(find, stage, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
-    return make(factory, options.extra, context, where, type(options).model_fields)
+    model = make(factory, options.extra, context, where, type(options).model_fields)
+    if "collectives" in inspect.signature(factory).parameters:
+        model.notices += collective_notices(replica)
+    return model
 
 
 def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
@@ -63,19 +76,6 @@ def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:
     for key, given in (("path", options.path is not None), ("host", bool(options.host.model_dump(exclude_none=True)))):
         if given and key not in parameters:
             raise InputError(f"the step model {options.model!r} has no {key}; leave it out", where=f"{where}.{key}")
-
-
-def _collectives(replica: Replica) -> Collectives | None:
-    """Return the cost of collectives among the ranks; None for a single one."""
-    options, where = replica.pool.step.collective, f"{replica.where}.step.collective"
-    if replica.link is None:
-        return None
-    if not isinstance(options.kind, str):
-        given: Collectives = options.kind
-        return given
-    link = replica.link
-    factory = collectives.get(options.kind, where=f"{where}.kind")
-    return make(factory, options.extra, {"link": lambda: link}, where, type(options).model_fields)
 
 
 def _path(replica: Replica) -> Path:

@@ -56,6 +56,16 @@ class DecodeTime(NamedTuple):
             total = self.floor_ns
         return round(total + self.host_ns) or 1
 
+    def exact_ns(self, tokens: int) -> float:
+        """Return the time of one step, not rounded (written out twice: ``step_ns`` is where simulations spend time)."""
+        total = self.flat_ns
+        for square, slope, offset, cap in self.roots:
+            data = slope * (tokens if tokens < cap else cap) + offset
+            total += sqrt(square + data * data)
+        if total < self.floor_ns:
+            total = self.floor_ns
+        return total + self.host_ns
+
     def run_ns(self, tokens: int, growth: int, max_steps: int, limit_ns: int) -> Sequence[int]:
         """Return the times of consecutive steps, the first over ``tokens`` tokens, each next over ``growth`` more.
 

@@ -60,7 +60,7 @@ class Efficiency:
     )
     element_us: float = _us(2.0, 50, "Elementwise kernel (norm, activation, rotary embedding): fixed cost.")
     layer_us: float = _us(15.0, 200, "Per layer: gaps between kernels, KV writes, what else tables of kernels miss.")
-    collective_bandwidth: float = _share(0.4, "Collective: share of the link's bandwidth.")
+    collective_bandwidth: float = _share(0.4, "Collective on a plain ring: share of the link's bandwidth.")
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -40,9 +40,9 @@ class HostOverhead:
 NO_HOST_OVERHEAD = HostOverhead()
 
 HOSTS = {
-    "vllm-0.15": HostOverhead(per_step_us=146.0),
+    "vllm-0.15": HostOverhead(per_step_us=39.0),
     "vllm-0.19": HostOverhead(per_step_us=500.0, per_request_us=5.0),
-    "mlenergy": HostOverhead(per_step_us=969.0, per_1000_logits_us=0.319),
+    "mlenergy": HostOverhead(per_step_us=779.0, per_1000_logits_us=0.334),
 }
 """Host overheads by server.
 
@@ -51,7 +51,7 @@ HOSTS = {
 ``mlenergy``: an unknown version, and sampling that sorts the vocabulary; fitted to ``reference/mlenergy``.
 """
 
-VLLM_FRONT_END_US = 7630.0
+VLLM_FRONT_END_US = 7600.0
 """From an HTTP client to the engine and back, per request, beside the steps: server, tokenisation, network, streaming.
 
 Fitted with ``vllm-0.15``. It delays a request and takes nothing from the others: these processes run beside the engine.

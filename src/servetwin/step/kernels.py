@@ -79,24 +79,24 @@ class PrefillAttention(NamedTuple):
     """Attention over a prompt's chunk of one kind of layer, all its layers together, but for its fixed cost.
 
     ``tile_ns`` per tile of queries, of which ``heads_per_tile`` heads' rows share one, for each of ``kv_heads``;
-    ``pair_ns`` per pair of a query and a token that it attends to; ``token_ns`` and ``query_ns`` per token read and
-    computed.
+    ``pair_ns`` per pair of a query and a token that it attends to; ``context_ns`` per token of context (its key and
+    value are read, on one of the ranks that divide the context), ``new_ns`` per token computed (its query, too).
     """
 
     tile_ns: float
     kv_heads: int
     heads_per_tile: float
     pair_ns: float
-    token_ns: float
-    query_ns: float
+    context_ns: float
+    new_ns: float
     window: int
 
     def chunk_ns(self, new: int, context: int) -> float:
         """Return the time of one chunk of ``new`` tokens after ``context`` others."""
         tiles = self.kv_heads * -(-new * self.heads_per_tile // QUERY_TILE)
-        seen = new + (min(context, self.window - 1) if self.window else context)
+        seen = min(context, self.window - 1) if self.window else context
         pairs = causal_pairs(new, context, self.window)
-        return self.tile_ns * tiles + self.pair_ns * pairs + self.token_ns * seen + self.query_ns * new
+        return self.tile_ns * tiles + self.pair_ns * pairs + self.context_ns * seen + self.new_ns * new
 
 
 def causal_pairs(new: int, context: int, window: int) -> int:
@@ -143,16 +143,21 @@ class Kernels:
     def grouped_ns(self, op: GroupedGemm, tokens: Numbers) -> Numbers:
         """Return the time of one run of a product of the routed experts, each with its share of the rows."""
         active = op.local_experts * (1.0 - (1.0 - op.top_k / op.num_experts) ** tokens)
-        rows = tokens * (op.top_k * op.local_experts / op.num_experts)
+        return self.grouped_rows_ns(op, tokens * (op.top_k * op.local_experts / op.num_experts), active)
+
+    def grouped_rows_ns(
+        self, op: GroupedGemm, rows: Numbers, active: Numbers, cleared: Numbers | float = 0.0
+    ) -> Numbers:
+        """Return the time of one run in which ``active`` experts share ``rows`` rows and ``cleared`` become zeros."""
         each = np.divide(rows, active, out=np.zeros_like(rows), where=active > 0)
         coefficients = self.efficiency
         peak = self._peak(op.weights.activations) * coefficients.experts_compute
         compute_ns = tiled_flops(each, op.n, op.k, active, self.device.multiprocessors) / peak * NS_PER_S
-        moved = active * op.expert_bytes + rows * (op.n + op.k) * op.activation_bytes
+        moved = active * op.expert_bytes + (rows * (op.n + op.k) + cleared * op.n) * op.activation_bytes
         times = (coefficients.experts_us + coefficients.expert_us * active) * NS_PER_US + mix(
             compute_ns, self._bytes_ns(moved, coefficients.experts_bandwidth)
         )
-        return np.where(tokens > 0, times, 0.0)
+        return np.where(rows + cleared > 0, times, 0.0)
 
     def elementwise_ns(self, op: Elementwise, items: Numbers) -> Numbers:
         """Return the time of one run of an operator that only moves data, 0 for no items."""
@@ -171,7 +176,7 @@ class Kernels:
         item_us = self.efficiency.decode_item_us * op.num_kv_heads / self._multiprocessors
         return DecodeAttention(
             op.count * item_us * NS_PER_US,
-            op.count * max(op.kv_bytes_per_token * byte_ns, op.flops_per_pair * flop_ns),
+            op.count * max(op.kv_bytes_per_token * byte_ns, op.flops_per_pair * flop_ns) / op.context_ranks,
             op.count * op.bytes_per_query * byte_ns,
             op.window or 0,
         )
@@ -186,8 +191,8 @@ class Kernels:
             op.num_kv_heads,
             op.num_heads / op.num_kv_heads,
             op.count * op.flops_per_pair * flop_ns,
-            op.count * op.kv_bytes_per_token * byte_ns,
-            op.count * op.bytes_per_query * byte_ns,
+            op.count * op.kv_bytes_per_token * byte_ns / op.context_ranks,
+            op.count * (op.kv_bytes_per_token + op.bytes_per_query) * byte_ns,
             op.window or 0,
         )
 

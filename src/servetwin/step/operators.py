@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from servetwin.llm.operators import AttentionKernel, Collective, Items, RankOperator
+from servetwin.llm.parallel import ONE_RANK, Parallelism
 from servetwin.step.base import StepShape
+from servetwin.step.context_parallel import part_of_rank
 from servetwin.step.kernels import causal_pairs
 
 
@@ -25,30 +27,36 @@ class Work(NamedTuple):
 NO_WORK = Work(0.0, 0.0)
 
 
-def counts(shape: StepShape) -> Mapping[Items, int]:
-    """Return what operators are applied to in a step."""
+def counts(shape: StepShape, ranks: Parallelism = ONE_RANK) -> Mapping[Items, int]:
+    """Return what operators are applied to in a step on one of ``ranks``, all of which have the same batch."""
     new = sum(tokens for tokens, _ in shape.prefills)
+    context = sum(tokens for _, tokens in shape.prefills)
+    tokens = part_of_rank(shape, ranks.prefill_context).num_tokens
     return {
-        "tokens": shape.num_tokens,
+        "tokens": tokens,
         "sequences": shape.num_sequences,
         "decode_tokens": shape.num_decodes,
         "prefill_tokens": new,
-        "prefill_kv_tokens": new + sum(context for _, context in shape.prefills),
+        "prefill_kv_tokens": new + context,
+        "prefill_context_tokens": context,
+        "chunk_tokens": -(-tokens // ranks.tensor),
+        "routed_tokens": shape.num_tokens * ranks.data,
     }
 
 
-def work_of_step(operators: Iterable[RankOperator], shape: StepShape) -> dict[str, Work]:
+def work_of_step(operators: Iterable[RankOperator], shape: StepShape, ranks: Parallelism = ONE_RANK) -> dict[str, Work]:
     """Return the work of a step by operator; decode and prefill attention apart.
 
     Windowed attention of decodes counts the window's tokens where the mean context is longer: a shape holds sums only.
     """
-    applied = counts(shape)
+    applied = counts(shape, ranks)
+    part = part_of_rank(shape, ranks.prefill_context)
     works: dict[str, Work] = {}
     for op in operators:
         if isinstance(op, Collective):
             continue
         if isinstance(op, AttentionKernel):
-            parts = {"attention_decode": _decode(op, shape), "attention_prefill": _prefill(op, shape)}
+            parts = {"attention_decode": _decode(op, part), "attention_prefill": _prefill(op, part)}
         else:
             items = applied[op.applies_to]
             moved = op.bytes_read(items) + op.bytes_written(items)
@@ -62,9 +70,10 @@ def _decode(op: AttentionKernel, shape: StepShape) -> Work:
     if op.phase == "prefill":
         return NO_WORK
     n = shape.num_decodes
-    seen = shape.decode_kv_tokens + n
+    seen: float = shape.decode_kv_tokens + n
     if op.window:
         seen = min(seen, n * op.window)
+    seen /= op.context_ranks
     moved = op.kv_bytes_per_token * seen + op.bytes_per_query * n
     return Work(op.count * op.flops_per_pair * seen, op.count * moved)
 
@@ -73,9 +82,9 @@ def _prefill(op: AttentionKernel, shape: StepShape) -> Work:
     if op.phase == "decode":
         return NO_WORK
     window = op.window or 0
-    flops = moved = 0
+    flops = moved = 0.0
     for new, context in shape.prefills:
         flops += op.flops_per_pair * causal_pairs(new, context, window)
-        seen = new + (min(context, window - 1) if window else context)
+        seen = new + (min(context, window - 1) if window else context) / op.context_ranks
         moved += op.kv_bytes_per_token * seen + op.bytes_per_query * new
     return Work(op.count * flops, op.count * moved)

@@ -7,7 +7,7 @@ after another, so their times add up; where the host launches them one by one, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from servetwin.core.number_formats import number_format
 from servetwin.core.units import NS_PER_S, NS_PER_US
 from servetwin.hardware.base import Device
 from servetwin.llm.base import ModelArchitecture
+from servetwin.llm.checks import check_parallelism
 from servetwin.llm.operators import (
     AttentionKernel,
     Collective,
@@ -30,87 +31,64 @@ from servetwin.llm.operators import (
 from servetwin.llm.parallel import Parallelism
 from servetwin.network.base import Collectives
 from servetwin.step.base import StepModelBase, StepShape, step_models
+from servetwin.step.bounds import bounds_ns
+from servetwin.step.context_parallel import part_of_rank
 from servetwin.step.decode_time import DecodeTime, Root
 from servetwin.step.efficiency import Efficiency, family_efficiency
+from servetwin.step.exchange import Exchange
+from servetwin.step.experts.base import ExpertRouting
+from servetwin.step.graphs import LARGEST, padded, padded_tokens
 from servetwin.step.host import HOSTS, HostOverhead
 from servetwin.step.kernels import Kernels, Numbers
+from servetwin.step.memo import Memo, RowTimes
 from servetwin.step.operators import Work, counts, work_of_step
+from servetwin.step.plans.base import NOTHING_SHARED, SharedTime
+from servetwin.step.routed_experts import BACKENDS, ROUTED, RoutedExperts
 
 DEFAULT_HOST_OVERHEAD = HOSTS["vllm-0.19"]
 """What vLLM V1 adds where its host work is not hidden: scheduling, input preparation, sampling, output handling."""
 
-CAPTURED_SIZES = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
-"""Numbers of tokens for which vLLM records CUDA graphs; a step is padded to the next of them."""
-
-PADDED = np.array(CAPTURED_SIZES)[np.searchsorted(CAPTURED_SIZES, np.arange(CAPTURED_SIZES[-1] + 1))]
-"""The recorded size for each number of tokens."""
-
 SAMPLER_BYTES_PER_LOGIT = 10
 """The sampler reads each logit in 16 bits, writes it in fp32, and reads that once to find the token."""
 
+EXCHANGING_MULTIPROCESSORS = 20
+"""Kept for exchanging when two batches overlap (vLLM's ``VLLM_DBO_COMM_SMS``)."""
+
 NOT_WINDOWED = float("inf")
 
-
-class RowTimes(dict[int, float]):
-    """Times by a number of rows, computed for a block of numbers at once when one of them is asked for."""
-
-    BLOCK = 64
-
-    def __init__(self, function: Callable[[Numbers], Numbers]) -> None:
-        super().__init__()
-        self._function = function
-
-    def __missing__(self, rows: int) -> float:
-        first = rows // self.BLOCK * self.BLOCK
-        block = range(first, first + self.BLOCK)
-        self.update(zip(block, self._function(np.array(block, dtype=np.float64)).tolist(), strict=True))
-        return self[rows]
-
-
-class _FirstChunks(dict[int, float]):
-    """Attention of chunks without context (most prompts are one), by their tokens."""
-
-    def __init__(self, function: Callable[[int, int], float]) -> None:
-        super().__init__()
-        self._function = function
-
-    def __missing__(self, new: int) -> float:
-        time_ns = self[new] = self._function(new, 0)
-        return time_ns
-
-
-class _DecodeTimes(dict[int, DecodeTime]):
-    """What decode steps take, by the number of decodes, worked out once each."""
-
-    def __init__(self, function: Callable[[int], DecodeTime]) -> None:
-        super().__init__()
-        self._function = function
-
-    def __missing__(self, n: int) -> DecodeTime:
-        time = self[n] = self._function(n)
-        return time
+SENT = ("pipeline_send", "pipeline_gather")
+"""Operators that take a batch to the next stage: no part of the stage's own time."""
 
 
 @step_models.register("roofline")
 class RooflineStepModel(StepModelBase):
-    """Step times of a model on equal devices, split by tensor parallelism.
+    """Step times of a model on equal devices, or of one of its pipeline stages (a `RankModel`).
+
+    As a step model it is a replica by itself; with data parallelism, one whose ranks all have the same batch.
 
     Parameters
     ----------
     architecture, device
         The model and the accelerator.
-    tensor_parallel_size
-        Ranks; more than one needs ``collectives``.
+    tensor_parallel_size, data_parallel_size
+        Ranks that divide each layer, and ranks with batches of their own that share the routed experts; more than one
+        needs ``collectives``.
     collectives
-        What an all-reduce among the ranks takes.
+        What collectives among the accelerators take.
     dtype, kv_cache_dtype
         Number formats of plain weights and activations, and of the KV cache (None: as published).
     host
-        What the host adds to a step.
+        What the host adds to a batch; the first pipeline stage has it.
     efficiency
         The coefficients; a mapping changes some of those of the device's family (None: all as they are).
     enforce_eager
         Whether the host launches every kernel (vLLM's ``enforce_eager``): no CUDA graphs, no padding.
+    ranks
+        Everything about parallelism, in place of the two sizes above (None: these alone).
+    experts
+        Which experts tokens take (None: evenly spread, by expectation).
+    all2all_backend
+        How tokens travel to experts, see `servetwin.step.routed_experts.BACKENDS`.
 
     Raises
     ------
@@ -129,56 +107,97 @@ class RooflineStepModel(StepModelBase):
         host: HostOverhead = DEFAULT_HOST_OVERHEAD,
         efficiency: Efficiency | Mapping[str, float] | None = None,
         enforce_eager: bool = False,
+        data_parallel_size: int = 1,
+        ranks: Parallelism | None = None,
+        experts: ExpertRouting | None = None,
+        all2all_backend: str = BACKENDS[0],
     ) -> None:
         super().__init__()
-        architecture.check_tensor_parallel_size(tensor_parallel_size)
-        if tensor_parallel_size > 1 and collectives is None:
-            raise InputError(f"tensor_parallel_size {tensor_parallel_size} needs a link between the ranks")
+        self.ranks = ranks = _ranks(ranks, tensor_parallel_size, data_parallel_size)
+        check_parallelism(architecture, ranks)
         if dtype is not None:
             architecture = replace(architecture, dtype=number_format(dtype))
         self.architecture = architecture
         self.device = device
-        self.tensor_parallel_size = tensor_parallel_size
+        self.tensor_parallel_size = ranks.tensor
         self.host = host
         self.efficiency = _efficiency(device, efficiency)
         self.enforce_eager = enforce_eager
-        self._collectives = collectives
+        self.graph_limit = 0 if enforce_eager else LARGEST
+        self._exchange = Exchange(collectives, ranks, self.efficiency.collective_bandwidth)
         self._kernels = Kernels(device, self.efficiency, architecture.dtype)
-        ranks = Parallelism(tensor=tensor_parallel_size)
-        self._operators = operators(architecture, ranks, kv_cache_dtype=kv_cache_dtype)
-        _check_formats(device, architecture, self._operators)
-        attention = [op for op in self._operators if isinstance(op, AttentionKernel)]
+        every = operators(architecture, ranks, kv_cache_dtype=kv_cache_dtype)
+        self.operators = tuple(op for op in every if op.name not in SENT)
+        self._sent = tuple(op for op in every if isinstance(op, Collective) and op.name in SENT)
+        _check_formats(device, architecture, self.operators)
+        attention = [op for op in self.operators if isinstance(op, AttentionKernel)]
         self._decode_kinds = [self._kernels.decode_attention(op) for op in attention if op.phase != "prefill"]
         self._prefill_kinds = [self._kernels.prefill_attention(op) for op in attention if op.phase != "decode"]
+        self._set_experts(experts, all2all_backend)
         self._set_times()
 
+    def _set_experts(self, routing: ExpertRouting | None, backend: str) -> None:
+        self._experts: RoutedExperts | None = None
+        self.expert_layers = 0
+        if any(op.name in ROUTED for op in self.operators):
+            parts = (self._kernels, self._exchange, routing, backend)
+            self._experts = RoutedExperts(self.architecture, self.ranks, self.operators, *parts)
+            self.expert_layers = self._experts.num_layers
+            self.notices += self._experts.notices
+        self._draws = self._experts is not None and self._experts.draws
+        self.all2all_backend = self._experts.backend if self._experts else backend
+        if self._experts and routing:
+            self.needs = frozenset(routing.needs)
+
     def _set_times(self) -> None:
-        layers = self.architecture.num_hidden_layers
+        layers = sum(copies for _, copies in self.architecture.stage_layers(self.ranks))
         efficiency = self.efficiency
         decode_us = efficiency.decode_us
         self._mixed_share = efficiency.mixed_bandwidth
-        self._host_ns = RowTimes(
-            lambda rows: self.host.per_step_us * NS_PER_US + self.host.per_request_us * NS_PER_US * rows
-        )
+        host = self.host if self.ranks.is_first_stage else HostOverhead()
+        self._host_ns = RowTimes(lambda rows: host.per_step_us * NS_PER_US + host.per_request_us * NS_PER_US * rows)
         self._decode_fixed_ns = layers * (efficiency.layer_us + decode_us) * NS_PER_US
         self._prefill_fixed_ns = layers * (efficiency.layer_us + max(efficiency.prefill_us, decode_us)) * NS_PER_US
-        self._tokens_ns = RowTimes(lambda rows: self._of("tokens", self._padded(rows)))
+        self._own_tokens_ns = RowTimes(self._token_operators_ns)
         self._sequences_ns = RowTimes(lambda n: self._of("sequences", n) + self._sampler_ns(n))
-        self._first_chunk_ns = _FirstChunks(self._chunk_ns)
+        self._first_chunk_ns = Memo[int, float](lambda new: self._chunk_ns(new, 0))
         self._decode_tokens_ns = self._row_times("decode_tokens")
         self._prefill_tokens_ns = self._row_times("prefill_tokens")
         self._prefill_kv_ns = self._row_times("prefill_kv_tokens")
-        items = {op.applies_to for op in self._operators if not isinstance(op, AttentionKernel)}
-        self._splits_phases = bool(items - {"tokens", "sequences"})
-        self._decodes = _DecodeTimes(self._decode_time)
-        launches = sum(op.count for op in self._operators) if self.enforce_eager else 0
+        self._prefill_context_ns = self._row_times("prefill_context_tokens")
+        items = {op.applies_to for op in self.operators if not isinstance(op, AttentionKernel)}
+        self._splits_phases = bool(items - {"tokens", "sequences", "routed_tokens", "chunk_tokens"})
+        self._tokens_ns = self._with_experts()
+        self._decodes = Memo[int, DecodeTime](lambda n: self._decode_time(n, self._tokens_ns[n], n, self._floor_ns))
+        self._own_decodes = Memo[tuple[int, int, int], DecodeTime](self._own_decode_time)
+        launches = sum(op.count for op in self.operators) if self.enforce_eager else 0
         self._floor_ns = launches * self.device.launch.eager_us * NS_PER_US
+        # What is drawn anew for each step, and chunks that several ranks divide, are put together from their parts.
+        self._in_parts = self._draws or self.ranks.prefill_context > 1
 
     def _row_times(self, items: Items) -> RowTimes:
         return RowTimes(lambda rows: self._of(items, rows))
 
+    def _token_operators_ns(self, rows: Numbers) -> Numbers:
+        rows = self._padded(rows)
+        return self._of("tokens", rows) + self._of("chunk_tokens", np.ceil(rows / self.ranks.tensor))
+
+    def _with_experts(self) -> dict[int, float]:
+        """Return the time of all that runs over tokens, experts included, by a replica's tokens."""
+        if self._experts is None or self._draws:
+            return self._own_tokens_ns
+        if self._experts.is_closed_form:
+            return RowTimes(lambda rows: self._token_operators_ns(rows) + self._of("routed_tokens", self._padded(rows)))
+        return Memo[int, float](lambda rows: self._own_tokens_ns[rows] + self._alike_ns(rows))
+
+    def _alike_ns(self, tokens: int, draw: int = 0) -> float:
+        """Return the time of the routed experts where all data-parallel ranks have so many tokens."""
+        return self.shared_ns((tokens,) * self.ranks.data, draw) if self._experts else 0.0
+
     def duration_ns(self, shape: StepShape) -> int:
         """Return the step's time; O(1) for decodes, O(chunks) with prefills."""
+        if self._in_parts:
+            return self._duration_in_parts_ns(shape)
         n = shape.num_decodes
         if not shape.prefills:
             return self._decodes[n].step_ns(shape.decode_kv_tokens)
@@ -198,16 +217,78 @@ class RooflineStepModel(StepModelBase):
             total = self._floor_ns
         return round(total + self._host_ns[sequences]) or 1
 
+    def _duration_in_parts_ns(self, shape: StepShape) -> int:
+        tokens = shape.num_tokens
+        return round(self.own_ns(shape, tokens, shape.num_sequences) + self._alike_ns(tokens, shape.draw)) or 1
+
+    def own_ns(self, shape: StepShape, num_tokens: int, num_sequences: int) -> float:
+        """See `RankModel`; rows are padded to the sizes of CUDA graphs here, too."""
+        n = shape.num_decodes
+        if not shape.prefills:
+            return self._own_decodes[n, num_tokens, num_sequences].exact_ns(shape.decode_kv_tokens)
+        part = part_of_rank(shape, self.ranks.prefill_context)
+        rows = max(part.num_tokens, -(-num_tokens // self.ranks.prefill_context))
+        total = self._prefill_fixed_ns + self._own_tokens_ns[rows] + self._sequences_ns[num_sequences]
+        for new, context in part.prefills:
+            total += self._first_chunk_ns[new] if not context else self._chunk_ns(new, context)
+        if self._splits_phases:
+            total += self._phases_ns(shape)
+        if n:
+            for root in self._decodes[n].roots:
+                total += root.of(shape.decode_kv_tokens, self._mixed_share)
+        return max(total, self._own_floor_ns(num_tokens)) + self._host_ns[num_sequences]
+
+    def _own_decode_time(self, key: tuple[int, int, int]) -> DecodeTime:
+        n, num_tokens, num_sequences = key
+        return self._decode_time(n, self._own_tokens_ns[num_tokens], num_sequences, self._own_floor_ns(num_tokens))
+
+    def _own_floor_ns(self, num_tokens: int) -> float:
+        """Return what launches leave of a step that the experts' part does not fill."""
+        return max(0.0, self._floor_ns - self._alike_ns(num_tokens)) if self._floor_ns else 0.0
+
+    def shared_ns(self, tokens: Sequence[int], draw: int) -> float:
+        """See `RankModel`; each rank's tokens are padded to the sizes of CUDA graphs here, too."""
+        return self.shared_parts_ns(tokens, draw).total_ns if self._experts else 0.0
+
+    def shared_parts_ns(self, tokens: Sequence[int], draw: int) -> SharedTime:
+        """See `OverlapModel`."""
+        if self._experts is None:
+            return NOTHING_SHARED
+        return self._experts.shared_parts_ns(self._sent_tokens(tokens), draw)
+
+    def _sent_tokens(self, tokens: Sequence[int]) -> Sequence[int]:
+        return tokens if self.enforce_eager else [padded_tokens(number) for number in tokens]
+
+    @property
+    def overlap_slowdown(self) -> float:
+        """See `OverlapModel`: DeepEP's high-throughput kernels keep multiprocessors, its low-latency ones do not."""
+        cores = self.device.multiprocessors or 0
+        if self.all2all_backend != "deepep_high_throughput" or cores <= EXCHANGING_MULTIPROCESSORS:
+            return 1.0
+        return cores / (cores - EXCHANGING_MULTIPROCESSORS)
+
+    def once_ns(self, num_sequences: int) -> float:
+        """See `OverlapModel`."""
+        return self._sequences_ns[num_sequences] + self._host_ns[num_sequences]
+
+    def send_ns(self, num_tokens: int) -> float:
+        """See `RankModel`: hidden states and residual, each tensor-parallel rank a part, which they then gather."""
+        if not self._sent:
+            return 0.0
+        rows = self._padded(np.array([float(-(-num_tokens // self.ranks.prefill_context))]))
+        return sum(float(self._operator_ns(op, rows)[0]) for op in self._sent)
+
     def _chunk_ns(self, new: int, context: int) -> float:
         return sum([kind.chunk_ns(new, context) for kind in self._prefill_kinds])
 
     def _phases_ns(self, shape: StepShape) -> float:
-        """Return the time of operators that only decodes or only prompts run (MLA)."""
+        """Return the time of operators that only decodes or only prompts run (MLA, divided contexts)."""
         applied = counts(shape)
         times_ns = self._decode_tokens_ns[applied["decode_tokens"]] + self._prefill_tokens_ns[applied["prefill_tokens"]]
+        times_ns += self._prefill_context_ns[applied["prefill_context_tokens"]]
         return times_ns + self._prefill_kv_ns[applied["prefill_kv_tokens"]]
 
-    def _decode_time(self, n: int) -> DecodeTime:
+    def _decode_time(self, n: int, tokens_ns: float, num_sequences: int, floor_ns: float) -> DecodeTime:
         roots = tuple(
             Root(
                 (kind.item_ns * n) ** 2,
@@ -217,43 +298,62 @@ class RooflineStepModel(StepModelBase):
             )
             for kind in self._decode_kinds
         )
-        flat_ns = self._decode_fixed_ns + self._tokens_ns[n] + self._sequences_ns[n]
+        flat_ns = self._decode_fixed_ns + tokens_ns + self._sequences_ns[num_sequences]
         if self._splits_phases:
             flat_ns += self._phases_ns(StepShape(n, 0))
-        return DecodeTime(flat_ns, self._floor_ns, self.host.of_requests_ns(n), roots)
+        return DecodeTime(flat_ns, floor_ns, self._host_ns[num_sequences], roots)
 
     def decode_run_ns(self, shape: StepShape, max_steps: int, limit_ns: int) -> Sequence[int]:
         """Return a run of steps, equal to single ones."""
+        if self._in_parts:
+            return super().decode_run_ns(shape, max_steps, limit_ns)
         n = shape.num_decodes
         return self._decodes[n].run_ns(shape.decode_kv_tokens, n, max_steps, limit_ns)
 
     def breakdown_ns(self, shape: StepShape) -> Mapping[str, float]:
         """Return the step's time by operator, collective and host, in nanoseconds, before rounding."""
-        applied = counts(shape)
+        applied = counts(shape, self.ranks)
         parts: dict[str, float] = {}
-        for op in self._operators:
-            if isinstance(op, AttentionKernel):
+        for op in self.operators:
+            if isinstance(op, AttentionKernel) or op.name in ROUTED:
                 continue
             name = op.kind if isinstance(op, Collective) and op.kind == "all_reduce" else op.name
-            rows = np.array([float(applied[op.applies_to])])
-            padded = self._padded(rows) if op.applies_to == "tokens" else rows
-            parts[name] = parts.get(name, 0.0) + float(self._operator_ns(op, padded)[0])
-        n = shape.num_decodes
-        parts["attention_launch"] = self._prefill_fixed_ns if shape.prefills else self._decode_fixed_ns
-        roots = self._decodes[n].roots if n else ()
-        share = self.efficiency.mixed_bandwidth if shape.prefills else 1.0
-        parts["attention_decode"] = sum(root.of(shape.decode_kv_tokens, share) for root in roots)
-        parts["attention_prefill"] = sum(
-            kind.chunk_ns(new, context) for new, context in shape.prefills for kind in self._prefill_kinds
-        )
+            rows = self._rows(op.applies_to, applied)
+            parts[name] = parts.get(name, 0.0) + float(self._operator_ns(op, np.array([rows]))[0])
+        if self._experts:
+            tokens = self._sent_tokens([shape.num_tokens] * self.ranks.data)
+            parts |= self._experts.parts_ns(tokens, shape.draw)
+        parts |= self._attention_parts_ns(shape)
         parts["sampler"] = float(self._sampler_ns(np.array([float(shape.num_sequences)]))[0])
         parts["launches"] = max(0.0, self._floor_ns - sum(parts.values()))
-        parts["host"] = self.host.of_step_ns(shape)
+        parts["host"] = self._host_ns[shape.num_sequences]
         return parts
 
+    def _rows(self, items: Items, applied: Mapping[Items, int]) -> float:
+        """Return to how many rows an operator is applied, graphs' padding included."""
+        if items == "tokens":
+            return float(self._padded(np.array([float(applied[items])]))[0])
+        if items == "chunk_tokens":
+            return float(np.ceil(self._rows("tokens", applied) / self.ranks.tensor))
+        return float(applied[items])
+
+    def _attention_parts_ns(self, shape: StepShape) -> dict[str, float]:
+        n = shape.num_decodes
+        roots = self._decodes[n].roots if n else ()
+        share = self._mixed_share if shape.prefills else 1.0
+        part = part_of_rank(shape, self.ranks.prefill_context)
+        return {
+            "attention_launch": self._prefill_fixed_ns if shape.prefills else self._decode_fixed_ns,
+            "attention_decode": sum(root.of(shape.decode_kv_tokens, share) for root in roots),
+            "attention_prefill": sum(self._chunk_ns(new, context) for new, context in part.prefills),
+        }
+
     def work(self, shape: StepShape) -> Mapping[str, Work]:
-        """Return what one rank computes and moves in the step, by operator."""
-        return work_of_step(self._operators, shape)
+        """Return what one rank computes and moves in the step, by operator; of the experts, the slowest rank."""
+        works = work_of_step(self.operators, shape, self.ranks)
+        if self._experts:
+            works |= self._experts.work(shape.num_tokens * self.ranks.data, shape.draw)
+        return works
 
     def bounds_ns(self, shape: StepShape) -> Mapping[str, float]:
         """Return the step's time by what limits it, in nanoseconds, the greatest first; the sum is the step's time.
@@ -261,60 +361,20 @@ class RooflineStepModel(StepModelBase):
         Keys: ``compute``, ``weights' bandwidth``, ``KV bandwidth``, ``activations' bandwidth``, ``kernel launches``,
         ``network``, ``host``. A kernel's time beyond its fixed cost counts to the one that limits it most.
         """
-        bounds = dict.fromkeys(_BOUNDS, 0.0)
-        parts = dict(self.breakdown_ns(shape))
-        bounds["host"] = parts.pop("host")
-        bounds["network"] = parts.pop("all_reduce", 0.0) + parts.pop("logits_gather", 0.0)
-        bounds["activations' bandwidth"] = parts.pop("sampler")
-        bounds["kernel launches"] = parts.pop("attention_launch") + parts.pop("launches")
-        works = self.work(shape)
-        for name in ("attention_decode", "attention_prefill"):
-            bounds["compute" if self._computes(works[name]) else "KV bandwidth"] += parts.pop(name)
-        for op in self._operators:
-            if isinstance(op, AttentionKernel | Collective) or op.name not in parts:
-                continue
-            time_ns, work = parts.pop(op.name), works[op.name]
-            launches_ns = min(time_ns, self._fixed_ns(op.name)) if work.num_bytes else 0.0
-            bounds["kernel launches"] += launches_ns
-            weights = sum(other.count * _weights(other, shape) for other in self._operators if other.name == op.name)
-            reading = "weights' bandwidth" if weights > work.num_bytes / 2 else "activations' bandwidth"
-            bounds["compute" if self._computes(work) else reading] += time_ns - launches_ns
-        return dict(sorted(bounds.items(), key=lambda item: -item[1]))
+        return bounds_ns(self, shape)
 
     def bound_by(self, shape: StepShape) -> str:
         """Return what limits most of the step, as a noun for a sentence ("KV bandwidth")."""
         return next(iter(self.bounds_ns(shape)))
 
-    def _computes(self, work: Work) -> bool:
-        return work.flops / self.device.peak(self.architecture.dtype) > (
-            work.num_bytes / self.device.memory_bandwidth_bytes_per_s
-        )
-
-    def _fixed_ns(self, name: str) -> float:
-        """Return the fixed cost of all runs of an operator."""
-        total_us = 0.0
-        for op in self._operators:
-            if op.name == name:
-                total_us += op.count * self._fixed_us(op)
-        return total_us * NS_PER_US
-
-    def _fixed_us(self, op: object) -> float:
-        if isinstance(op, GroupedGemm):
-            return self.efficiency.experts_us
-        if isinstance(op, Gemm):
-            return self.efficiency.matrix_us if op.weights.is_plain else self.efficiency.quantized_us
-        return self.efficiency.element_us
-
     def _padded(self, rows: Numbers) -> Numbers:
         """Return the tokens of the CUDA graphs that run steps of so many; as many where none is large enough."""
-        if self.enforce_eager:
-            return rows
-        return np.where(rows <= CAPTURED_SIZES[-1], PADDED[np.minimum(rows, CAPTURED_SIZES[-1]).astype(int)], rows)
+        return rows if self.enforce_eager else padded(rows)
 
     def _of(self, items: Items, rows: Numbers) -> Numbers:
         """Return the time of all operators that are applied to ``items``, for each number of rows."""
         total = np.zeros_like(rows)
-        for op in self._operators:
+        for op in self.operators:
             if not isinstance(op, AttentionKernel) and op.applies_to == items:
                 total += self._operator_ns(op, rows)
         return total
@@ -326,33 +386,27 @@ class RooflineStepModel(StepModelBase):
             return op.count * self._kernels.grouped_ns(op, rows)
         if isinstance(op, Elementwise):
             return op.count * self._kernels.elementwise_ns(op, rows)
-        return op.count * self._collective_ns(op, rows)
-
-    def _collective_ns(self, op: Collective, rows: Numbers) -> Numbers:
-        """Return an all-reduce, or an all-gather: half of one, being the second half of a ring's all-reduce."""
-        if self._collectives is None:
-            return np.zeros_like(rows)
-        share = 1.0 if op.kind == "all_reduce" else 0.5
-        sizes = rows * (op.elements * op.activation_bytes / self.efficiency.collective_bandwidth)
-        times = [share * self._collectives.all_reduce_ns(size, self.tensor_parallel_size) for size in sizes.tolist()]
-        return np.where(rows > 0, np.array(times), 0.0)
+        return op.count * self._exchange.operator_ns(op, rows)
 
     def _sampler_ns(self, sequences: Numbers) -> Numbers:
+        if not self.ranks.is_last_stage:
+            return np.zeros_like(sequences)
         logits = sequences * float(self.architecture.vocab_size)
         bandwidth = self.device.memory_bandwidth_bytes_per_s * self.efficiency.matrix_bandwidth
         byte_ns = SAMPLER_BYTES_PER_LOGIT / bandwidth * NS_PER_S
         return logits * (byte_ns + self.host.per_1000_logits_us * NS_PER_US / 1000)
 
 
-_BOUNDS = (
-    "compute",
-    "weights' bandwidth",
-    "KV bandwidth",
-    "activations' bandwidth",
-    "kernel launches",
-    "network",
-    "host",
-)
+def _ranks(ranks: Parallelism | None, tensor: int, data: int) -> Parallelism:
+    """Return all about parallelism, of which the two sizes are a part."""
+    if ranks is None:
+        return Parallelism(tensor, data=data)
+    if tensor not in (1, ranks.tensor) or data not in (1, ranks.data):
+        raise InputError(
+            f"tensor_parallel_size {tensor} and data_parallel_size {data} are not those of the ranks given: "
+            f"{ranks.tensor} and {ranks.data}"
+        )
+    return ranks
 
 
 def _efficiency(device: Device, given: Efficiency | Mapping[str, float] | None) -> Efficiency:
@@ -373,10 +427,3 @@ def _check_formats(device: Device, architecture: ModelArchitecture, ops: Sequenc
                     f"{error}. {architecture.name} computes its {op.weights.name} products in "
                     f"{op.weights.activations}; take it in {architecture.dtype}, or with weight-only quantisation"
                 ) from None
-
-
-def _weights(op: object, shape: StepShape) -> float:
-    """Return the bytes of weights that one run of an operator reads in a step."""
-    if isinstance(op, GroupedGemm):
-        return op.active_experts(shape.num_tokens) * op.expert_bytes
-    return op.weight_bytes if isinstance(op, Gemm | Elementwise) else 0.0

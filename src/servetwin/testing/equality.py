@@ -8,7 +8,8 @@ import numpy as np
 
 from servetwin.cluster.base import SimulationOutcome
 from servetwin.engine.base import STATE_NAMES, InstanceLog
-from servetwin.testing.stepwise import StepwiseInstance, StepwiseOutcome
+from servetwin.testing.stepwise import StepwiseOutcome
+from servetwin.testing.stepwise_instance import StepwiseInstance
 
 
 def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
@@ -29,6 +30,11 @@ def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
             "cached": (log.cached_tokens[row], request.cached_tokens),
             "recomputed": (log.recomputed_tokens[row], request.recomputed_tokens),
             "preemptions": (log.preemptions[row], request.preemptions),
+            "prefill instance": (log.prefill_instance[row], request.prefill_instance),
+            "handed over": (log.handed_over_ns[row], request.handed_over_ns),
+            "transfer": (log.transfer_ns[row], request.transfer_ns),
+            "landed": (log.landed_ns[row], request.landed_ns),
+            "admitted to decode": (log.decode_admitted_ns[row], request.decode_admitted_ns),
         }
         found += [f"request {row}: {name}: fast {a}, stepwise {b}" for name, (a, b) in pairs.items() if a != b]
     if fast.end_ns != slow.end_ns:
@@ -42,12 +48,23 @@ def token_times(outcome: SimulationOutcome) -> list[list[int]]:
     """Return every token's time of every request, from the columns, one by one."""
     times: list[list[int]] = [[t] if t >= 0 else [] for t in outcome.requests.first_token_ns]
     for log in outcome.logs:
-        rounds = [end for end, decoded in zip(log.end_ns, log.decoded, strict=True) if decoded]
-        for row, first, count in zip(log.span_request, log.span_round, log.span_tokens, strict=True):
-            times[row] += rounds[first : first + count]
+        rounds = _rounds(log)
+        span_lanes = log.span_lane or [0] * len(log.span_request)
+        for row, lane, first, count in zip(log.span_request, span_lanes, log.span_round, log.span_tokens, strict=True):
+            times[row] += rounds[lane][first : first + count]
         for row, time_ns in zip(log.resumed_request, log.resumed_ns, strict=True):
             times[row].append(time_ns)
     return [sorted(t) for t in times]
+
+
+def _rounds(log: InstanceLog) -> dict[int, list[int]]:
+    """Return the ends of each lane's steps that decoded."""
+    rounds: dict[int, list[int]] = {}
+    lanes = log.lane or [0] * len(log.end_ns)
+    for lane, end_ns, decoded in zip(lanes, log.end_ns, log.decoded, strict=True):
+        if decoded:
+            rounds.setdefault(lane, []).append(end_ns)
+    return rounds
 
 
 def _instance_differences(log: InstanceLog, slow: StepwiseInstance) -> list[str]:
@@ -64,7 +81,7 @@ def _instance_differences(log: InstanceLog, slow: StepwiseInstance) -> list[str]
     pairs = {
         "preempted": (list(log.preempted_ns), slow.preempted_ns),
         "readmitted": (list(log.readmitted_ns), slow.readmitted_ns),
-        "fell idle": (list(zip(log.idle_ns, log.idle_cached_blocks, strict=True)), slow.idle),
+        "fell idle": (list(zip(log.idle_ns, log.idle_cached_blocks, log.idle_used_blocks, strict=True)), slow.idle),
     }
     found += [
         f"{name}: fast {fast}, stepwise {stepwise}" for name, (fast, stepwise) in pairs.items() if fast != stepwise

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.cluster import routers as _routers  # noqa: F401 (fills the registry)
-from servetwin.cluster.base import FrontEnd, InstanceSpec, Router, routers
+from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, routers
 from servetwin.engine import orderings as _orderings  # noqa: F401
 from servetwin.engine import schedulers as _schedulers  # noqa: F401
 from servetwin.engine.base import EngineSettings, orderings, schedulers
@@ -17,21 +17,28 @@ from servetwin.step.base import StepModelBase, StepShape
 from servetwin.workload.base import NO_PARENT, RELEASED_LATER, Workload
 
 
+def drawn(draw: int, below: int) -> int:
+    """Return a number from 0 to ``below`` - 1 that looks random."""
+    return ((draw + 1) * 0x9E3779B97F4A7C15 >> 17) % below
+
+
 class SpreadStepModel(StepModelBase):
     """A step model that depends on everything a shape has, so that any difference in shapes becomes one in time."""
 
-    def __init__(self, scale_ns: int, *, extremes: bool) -> None:
+    def __init__(self, scale_ns: int, *, extremes: bool, draws: bool = False) -> None:
         super().__init__()
         self.scale_ns = scale_ns
-        self.needs = frozenset({"kv_extremes"}) if extremes else frozenset()
+        self.needs = frozenset({"kv_extremes"} if extremes else ()) | frozenset({"draw"} if draws else ())
 
     def duration_ns(self, shape: StepShape) -> int:
         """Return an integer that mixes all fields."""
         total = 7 + 3 * shape.num_decodes + shape.decode_kv_tokens
         for new_tokens, context_tokens in shape.prefills:
             total += 5 * new_tokens + new_tokens * context_tokens // 4
-        if self.needs:
+        if "kv_extremes" in self.needs:
             total += 2 * shape.decode_kv_max + shape.decode_kv_min
+        if "draw" in self.needs:
+            total += drawn(shape.draw, 20)
         return total * self.scale_ns
 
 
@@ -51,7 +58,7 @@ class ListedTokens:
 
 @dataclass(frozen=True)
 class RandomScenario:
-    """What one random scenario runs; ``make_router`` gives a fresh router per run."""
+    """What one random scenario runs; ``make_...`` gives a fresh router, or way from prefill to decode, per run."""
 
     workload: Workload
     instances: list[InstanceSpec]
@@ -59,12 +66,13 @@ class RandomScenario:
     staleness_ns: int
     front_end: FrontEnd | None
     cut_ns: list[int]
+    make_disaggregation: Callable[[], Disaggregation | None] = lambda: None
 
 
 def random_scenario(seed: int) -> RandomScenario:
     """Return the random scenario number ``seed``."""
     rng = np.random.default_rng(seed)
-    workload = _workload(rng)
+    workload = random_workload(rng)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     instances = _instances(rng, longest)
     names = sorted(name for name in routers.names())
@@ -75,7 +83,8 @@ def random_scenario(seed: int) -> RandomScenario:
     return RandomScenario(workload, instances, lambda: routers.get(name)(seed=seed), staleness_ns, front_end, cuts)
 
 
-def _workload(rng: np.random.Generator) -> Workload:
+def random_workload(rng: np.random.Generator) -> Workload:
+    """Return a workload of a few requests."""
     crowd = rng.random() < 0.2  # many short requests at once: more decodes than a small budget has tokens
     n = int(rng.integers(20, 40) if crowd else rng.integers(1, 28))
     prompt_tokens = rng.integers(1, int(4 if crowd else rng.choice([6, 20, 40])) + 1, size=n)
@@ -134,7 +143,7 @@ def _instances(rng: np.random.Generator, longest: int) -> list[InstanceSpec]:
     alike = rng.random() < 0.6
     specs: list[InstanceSpec] = []
     for i in range(count):
-        like = specs[0] if specs and alike else _instance(rng, i, longest)
+        like = specs[0] if specs and alike else random_instance(rng, i, longest)
         specs.append(
             InstanceSpec(
                 f"pool-{i}", "pool", "none", like.model, like.settings, like.scheduler, like.ordering, like.step_model
@@ -143,7 +152,8 @@ def _instances(rng: np.random.Generator, longest: int) -> list[InstanceSpec]:
     return specs
 
 
-def _instance(rng: np.random.Generator, number: int, longest: int) -> InstanceSpec:
+def random_instance(rng: np.random.Generator, number: int, longest: int) -> InstanceSpec:
+    """Return an instance that has room for a request of ``longest`` tokens, or almost."""
     kinds = schedulers.names()
     scheduler = schedulers.get(str(rng.choice(["vllm", "vllm", *kinds])))()
     ordering = orderings.get(str(rng.choice(["fcfs", *orderings.names()])))()

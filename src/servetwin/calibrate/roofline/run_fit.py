@@ -14,9 +14,9 @@ from servetwin.hardware.base import Device
 from servetwin.hardware.catalogue import load_device
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
-from servetwin.network.base import Link
-from servetwin.network.collectives import Ring
-from servetwin.network.links import link_class
+from servetwin.network.base import Collectives
+from servetwin.network.presets import scale_up
+from servetwin.network.topology_collectives import TopologyCollectives
 from servetwin.step.efficiency import Efficiency
 from servetwin.step.host import HostOverhead
 from servetwin.step.roofline import RooflineStepModel
@@ -29,20 +29,18 @@ QUANTIZED = {"meta-llama/Llama-3.1-405B-Instruct-FP8": ("meta-llama/Llama-3.1-40
 EXPECTED: Mapping[str, tuple[float, float]] = {
     "layer_us": (15.0, 10.0),
     "matrix_bandwidth": (0.845, 0.03),
-    "collective_bandwidth": (0.30, 0.10),
     "per_step_us": (300.0, 200.0),
 }
 """What is known beforehand, and how well: three models cannot tell all coefficients apart.
 
-The share of bandwidth is that of the table of products on H100, with the scatter of its large shapes; that of
-collectives is the table of all-reduces at some hundred kilobytes; a cost per layer of a few gaps between kernels; a
-step of host work that asynchronous scheduling hides for the most part.
+The share of bandwidth is that of the table of products on H100, with the scatter of its large shapes; a cost per layer
+of a few gaps between kernels; a step of host work that asynchronous scheduling hides for the most part. Collectives
+are those fitted to tables (`servetwin.network`) and take no part.
 """
 
 LIMITS: Mapping[str, tuple[float, float]] = {
     "layer_us": (0.0, 100.0),
     "matrix_bandwidth": (0.5, 1.0),
-    "collective_bandwidth": (0.05, 1.0),
     "per_step_us": (0.0, 3000.0),
     "front_end_us": (0.0, 20_000.0),
     "per_1000_logits_us": (0.0, 5.0),
@@ -80,9 +78,9 @@ class RunCoefficients:
 def step_model(model: str, ranks: int, coefficients: RunCoefficients) -> RooflineStepModel:
     """Return the step model of one of the runs on H100."""
     device = load_device(DEVICE)
-    ring = Ring(device_link(device)) if ranks > 1 else None
+    network = device_collectives(device, ranks) if ranks > 1 else None
     return RooflineStepModel(
-        architecture_of(model), device, ranks, ring, host=coefficients.host, efficiency=coefficients.efficiency
+        architecture_of(model), device, ranks, network, host=coefficients.host, efficiency=coefficients.efficiency
     )
 
 
@@ -94,12 +92,13 @@ def architecture_of(model: str) -> ModelArchitecture:
     return load_model(name).with_quantization(scheme)
 
 
-def device_link(device: Device) -> Link:
-    """Return the link between devices of this kind in a node, with its class's latency."""
-    if device.scale_up is None:
-        raise ValueError(f"{device.name} has no scale-up link")
-    known = link_class(device.scale_up.link_class).link
-    return Link(device.scale_up.bandwidth_bytes_per_s, known.latency_ns, known.operation_ns)
+def device_collectives(device: Device, ranks: int) -> Collectives:
+    """Return what collectives among devices of a node take by their own links, as in a scenario."""
+    if device.scale_up is None or not (
+        found := scale_up(device.scale_up.link_class, device.scale_up.bandwidth_bytes_per_s, ranks)
+    ):
+        raise ValueError(f"{device.name} has no scale-up link whose protocols are known")
+    return TopologyCollectives(found.topology)
 
 
 class Models:

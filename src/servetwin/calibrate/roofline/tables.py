@@ -6,8 +6,6 @@ tables are read, the newest version of each. Nothing of them enters this reposit
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from servetwin.core.errors import InputError
 from servetwin.hardware.base import Device
 from servetwin.hardware.catalogue import load_device
+from servetwin.network.aiconfigurator import version_of
 
 SYSTEMS = {
     "h100_sxm": "H100-SXM",
@@ -27,8 +26,6 @@ SYSTEMS = {
     "rtx_pro_6000_server": "RTXPRO6000",
 }
 """Systems of the package by the device of our catalogue."""
-
-TABLES_VARIABLE = "SERVETWIN_AICONFIGURATOR"
 
 _FRAMEWORK = "vllm"
 
@@ -55,24 +52,13 @@ class Table:
         )
 
 
-def tables_folder() -> Path | None:
-    """Return the package's ``systems/data``: ``$SERVETWIN_AICONFIGURATOR``, else as installed; None without either."""
-    given = os.environ.get(TABLES_VARIABLE)
-    if given:
-        return Path(given)
-    package = importlib.util.find_spec("aiconfigurator_core")
-    if package is None or not package.submodule_search_locations:
-        return None
-    return Path(package.submodule_search_locations[0]) / "systems" / "data"
-
-
 def read_table(folder: Path, system: str, kind: str, table: str) -> Table | None:
     """Return one table of a system, rows with equal columns merged into their median; None if there is none.
 
     Parameters
     ----------
     folder
-        See `tables_folder`.
+        See `servetwin.network.aiconfigurator.tables_folder`.
     system
         A key of `SYSTEMS`.
     kind, table
@@ -85,14 +71,10 @@ def read_table(folder: Path, system: str, kind: str, table: str) -> Table | None
     """
     if not (folder / system).is_dir():
         raise InputError(f"no tables of {system}; give the package's systems/data", where=str(folder))
-    paths = sorted((folder / system / kind / _FRAMEWORK).glob(f"*/{table}.parquet"), key=_version)
+    paths = sorted((folder / system / kind / _FRAMEWORK).glob(f"*/{table}.parquet"), key=version_of)
     if not paths:
         return None
     return _merged(load_device(SYSTEMS[system]), paths[-1])
-
-
-def _version(path: Path) -> list[int]:
-    return [int(part) if part.isdigit() else 0 for part in path.parent.name.split(".")]
 
 
 _NOT_KEYS = ("framework", "version", "device", "op_name", "latency", "power", "power_limit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertLoad:
-    """What the routed experts of one layer compute in one step, per expert-parallel rank: columns of shape ``(ranks,)``.
+    """What the routed experts of one layer compute in one step: columns of shape ``(expert-parallel ranks,)``.
 
     Expected values where the routing is one of expectation, else whole numbers.
 
@@ -25,14 +25,21 @@ class ExpertLoad:
     tokens
         Tokens that are sent to a rank: those that take at least one of its experts, each once.
     pairs
-        (token, expert) pairs that it computes.
+        (token, expert) pairs that it computes, padding included.
     experts
         Distinct experts that are activated on it: whose weights are read.
+    dropped_pairs
+        Pairs of all ranks that no expert computes, because those of a rank's copy are over its capacity.
+    padding_pairs
+        Rows of all ranks that are computed and mean nothing. Always: sum of ``pairs`` = tokens x top_k -
+        ``dropped_pairs`` + ``padding_pairs``.
     """
 
     tokens: Floats
     pairs: Floats
     experts: Floats
+    dropped_pairs: float = 0.0
+    padding_pairs: float = 0.0
 
 
 class LayerLoads(NamedTuple):
@@ -85,6 +92,38 @@ class ExpertPlacement(Protocol):
     @property
     def slots(self) -> NDArray[np.int64]:
         """Expert weights that each rank holds, copies counted, shape ``(ranks,)``."""
+        ...
+
+
+@runtime_checkable
+class RebalancingPlacement(ExpertPlacement, Protocol):
+    """A placement that follows the popularity of experts, layer by layer.
+
+    A routing that knows popularities places each layer's experts by `balanced`; one whose popularities change does so
+    again after `rebalance_steps`. Its own ``share`` and ``slots`` are those before the first rebalancing.
+    """
+
+    window_size: int
+    """Steps whose loads decide a placement."""
+
+    def balanced(self, popularity: Floats, before: ExpertPlacement | None = None) -> ExpertPlacement:
+        """Return a placement for one layer that evens out a popularity.
+
+        Parameters
+        ----------
+        popularity
+            Load of each expert, in any unit, shape ``(experts,)``.
+        before
+            Where experts lie now.
+        """
+        ...
+
+    def num_rebalances(self, steps: int) -> int:
+        """Return how often experts have been moved when so many steps have ended."""
+        ...
+
+    def rebalance_step(self, number: int) -> int:
+        """Return after how many steps the rebalancing of that number (from 1) happens."""
         ...
 
 

@@ -14,6 +14,9 @@ class RankModel(Protocol):
 
     A rank is all accelerators that share its layers (tensor parallelism): they act as one, and its times are theirs.
     All ranks of a group are alike and share one rank model per stage.
+
+    A model may have ``graph_limit: int``, the most tokens of a batch for which it has CUDA graphs, 0 for none; plans
+    that pad take vLLM's 512 if it does not say.
     """
 
     needs: frozenset[str]
@@ -49,8 +52,42 @@ class RankModel(Protocol):
         ...
 
 
+class SharedTime(NamedTuple):
+    """What the ranks of a stage do together in a batch, by whether they compute or exchange data, in nanoseconds."""
+
+    dispatch_ns: float
+    experts_ns: float
+    combine_ns: float
+
+    @property
+    def total_ns(self) -> float:
+        """All of it, one after the other."""
+        return self.dispatch_ns + self.experts_ns + self.combine_ns
+
+
+NOTHING_SHARED = SharedTime(0.0, 0.0, 0.0)
+
+
+class OverlapModel(RankModel, Protocol):
+    """A rank model that also tells apart what plans can overlap; two-batch overlap needs one."""
+
+    expert_layers: int
+    """Layers with routed experts in this stage."""
+
+    overlap_slowdown: float
+    """How many times as long computing takes while multiprocessors are kept for exchanging; 1 where none are."""
+
+    def once_ns(self, num_sequences: int) -> float:
+        """Return the part of ``own_ns`` that a batch costs once however it is cut: LM head, sampler, host."""
+        ...
+
+    def shared_parts_ns(self, tokens: Sequence[int], draw: int) -> SharedTime:
+        """Return ``shared_ns`` in its parts."""
+        ...
+
+
 class StageTime(NamedTuple):
-    """One stage's part of a batch, in whole nanoseconds: how long it is busy, and how long the way to the next takes."""
+    """One stage's part of a batch, in whole nanoseconds: how long it is busy, and the way to the next stage."""
 
     busy_ns: int
     send_ns: int
@@ -69,7 +106,11 @@ class ExecutionPlan(Protocol):
     """Pipeline stages, which is also how many batches may be in flight."""
 
     needs: frozenset[str]
-    notices: list[str]
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know, each said once."""
+        ...
 
     def stage_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[StageTime]:
         """Return the time of each stage for one batch.
@@ -79,6 +120,27 @@ class ExecutionPlan(Protocol):
         shapes
             What each rank computes, of length ``num_ranks``; None for one that has nothing to do (at least one has).
         """
+        ...
+
+
+class MemberTimes(NamedTuple):
+    """One stage's part of a batch: how long each rank is busy, and the way to the next stage, in whole nanoseconds."""
+
+    busy_ns: Sequence[int]
+    send_ns: int
+
+
+class MemberPlan(ExecutionPlan, Protocol):
+    """An execution plan that has ``member_times_ns``: its ranks end their batches one by one, as LLMServingSim's do."""
+
+    lead_ns: int | None
+    """How long before the last one a rank can leave a stage; None: as long as it will."""
+
+    late_members_join_idle: bool
+    """Whether a rank that cannot schedule at once joins the others' wave with an idle batch; False: they wait."""
+
+    def member_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[MemberTimes]:
+        """Return the time of each stage for one batch, rank by rank; else as ``stage_times_ns``."""
         ...
 
 

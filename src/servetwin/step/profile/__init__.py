@@ -4,11 +4,12 @@ from servetwin.step.profile.factory import profile_step_model
 from servetwin.step.profile.load import load_profile
 from servetwin.step.profile.model import ProfileStepModel
 from servetwin.step.profile.native import write_native
-from servetwin.step.profile.options import LSS_OPTIONS, HostIo, ModelSizes, ProfileOptions
+from servetwin.step.profile.options import LSS_OPTIONS, ExpertSizes, HostIo, ModelSizes, ProfileOptions
 from servetwin.step.profile.tables import Profile
 
 __all__ = [
     "LSS_OPTIONS",
+    "ExpertSizes",
     "HostIo",
     "ModelSizes",
     "Profile",

@@ -12,6 +12,7 @@ from servetwin.step.profile.decode_sheet import DecodeSheet
 from servetwin.step.profile.grids import Floats, base_index, fill, monotone, trimmed_length, without_holes
 from servetwin.step.profile.mixed_sheet import MixedSheet, place
 from servetwin.step.profile.tables import AdditiveAttention, Counts, Grid, JointAttention
+from servetwin.step.profile.tilt import tilted
 
 Prefills = Sequence[tuple[int, int]]
 """``(new_tokens, context_tokens)`` per chunk, as in `StepShape`."""
@@ -112,13 +113,23 @@ class AdditiveTimes(_Decodes):
 
     Ends at which a table is constant (fits that clamp, as random forests do) are cut, and continued. Each decode reads
     half a tile more than its context on average.
+
+    Parameters
+    ----------
+    table
+        The two tables.
+    kv_read_ns_per_token
+        Least time in which memory delivers a token's KV; 0: not known. Decodes that do not grow with their context are
+        tilted by it, see `tilted`.
     """
 
-    def __init__(self, table: AdditiveAttention) -> None:
+    def __init__(self, table: AdditiveAttention, kv_read_ns_per_token: float = 0.0) -> None:
         decode = table.decode
         kept = trimmed_length(decode.time_ns, 0)
         values = monotone(without_holes(decode.time_ns[:kept], 1))
-        super().__init__(DecodeSheet(decode.first[:kept], decode.second, values), table.context_tile // 2)
+        decodes, contexts = decode.first[:kept], decode.second
+        values = monotone(tilted(values, decodes, contexts, table.context_tile // 2, kv_read_ns_per_token))
+        super().__init__(DecodeSheet(decodes, contexts, values), table.context_tile // 2)
         self._prefill = _PrefillSheet(table.prefill)
         self.ends = {
             "chunk": self._prefill.last_chunk,
@@ -180,9 +191,9 @@ class _PrefillSheet:
 
 
 @lru_cache(maxsize=16)
-def measured_attention(table: JointAttention | AdditiveAttention) -> AttentionTimes:
-    """Return the times of an attention table, interpolated as physics has it.
+def measured_attention(table: JointAttention | AdditiveAttention, kv_read_ns_per_token: float = 0.0) -> AttentionTimes:
+    """Return the times of an attention table, interpolated as physics has it; see `AdditiveTimes`.
 
     The same for the same table: a sweep, or many instances, work out a table once.
     """
-    return JointTimes(table) if isinstance(table, JointAttention) else AdditiveTimes(table)
+    return JointTimes(table) if isinstance(table, JointAttention) else AdditiveTimes(table, kv_read_ns_per_token)

@@ -6,7 +6,7 @@ import numpy as np
 
 from servetwin.core.errors import InputError
 from servetwin.step.profile.csv_table import Table
-from servetwin.step.profile.tables import Curve, Grid, JointAttention
+from servetwin.step.profile.tables import Curve, ExpertBlock, Grid, JointAttention
 
 
 def curves_by_layer(table: Table, layer: str, counts: str, times: str) -> dict[str, Curve]:
@@ -64,3 +64,16 @@ def joint_attention(table: Table) -> JointAttention:
     if not (decodes > 0).any():
         raise InputError(f"no row with decodes ({names[2]} above 0)", where=str(table.path))
     return JointAttention(chunk, context, decodes, kv_decode, time_ns)
+
+
+def expert_block(table: Table) -> ExpertBlock:
+    """Return a table of whole expert blocks; its columns are those of `ExpertBlock`, in that order.
+
+    Raises
+    ------
+    InputError
+        If two rows agree in both keys.
+    """
+    names = list(table.columns)
+    table.check_distinct(*names[:2])
+    return ExpertBlock(*table.columns.values())

@@ -1,4 +1,4 @@
-"""The operators of a dense decoder-only transformer, as profiles name them (vLLM's attribute names)."""
+"""The operators of a decoder-only transformer, as profiles name them (vLLM's attribute names)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ BLOCK_LAYERS = {
 }
 """Layers of a transformer block whose time depends on the step's tokens, with how often each stands in a block."""
 
+MLP = ("gate_up_proj", "act_fn", "down_proj")
+"""Layers of the MLP, in whose place a mixture of experts has its experts."""
+
+EXPERT = ("router", "expert", "activation")
+"""Parts of a block of routed experts that was measured expert by expert."""
+
 ENDS = ("embedding", "final_layernorm")
 """Layers over the step's tokens that the model has once."""
 
@@ -25,6 +31,9 @@ PER_SEQUENCE = ("lm_head", "sampler")
 """Layers over the step's sequences. vLLM V1 computes logits for every sequence, unfinished prefills included."""
 
 DENSE = (*BLOCK_LAYERS, *ENDS)
+
+WITHOUT_MLP = tuple(layer for layer in DENSE if layer not in MLP)
+"""Layers over tokens of a mixture of experts, beside its experts."""
 
 TP_STABLE = frozenset({"layernorm", "qk_norm", "final_layernorm", "sampler"})
 """Layers that every rank computes whole: their time does not depend on the tensor-parallel degree."""

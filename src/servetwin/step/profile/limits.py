@@ -44,6 +44,11 @@ class Limits:
         if kv_tokens > FAR * self._decode_context * decodes:
             self._say("mean context of decodes", kv_tokens / decodes, self._decode_context)
 
+    def check_pairs(self, pairs: float, measured: int) -> None:
+        """Check the (token, expert) pairs of one accelerator."""
+        if pairs > FAR * measured:
+            self._say("(token, expert) pairs of an accelerator", pairs, measured)
+
     def _say(self, axis: str, value: float, end: int) -> None:
         if axis not in self._said:
             self._said.add(axis)

@@ -10,12 +10,12 @@ from typing import Any
 from servetwin.core.errors import InputError
 from servetwin.core.fields import read_document
 from servetwin.step.profile.csv_table import Column, read_table
-from servetwin.step.profile.curves import curves_by_layer, joint_attention
+from servetwin.step.profile.curves import curves_by_layer, expert_block, joint_attention
 from servetwin.step.profile.folders import degree_folder, degrees
-from servetwin.step.profile.layers import DENSE, PER_SEQUENCE, TP_STABLE, check_layers
+from servetwin.step.profile.layers import DENSE, PER_SEQUENCE, TP_STABLE, WITHOUT_MLP, check_layers
 from servetwin.step.profile.lss_serial import read_serial
 from servetwin.step.profile.options import VLLM_HOST_OVERHEAD
-from servetwin.step.profile.tables import Bins, Curve, Profile, SkewTable
+from servetwin.step.profile.tables import Bins, Curve, ExpertBlock, Profile, SkewTable
 
 _DENSE = (Column("layer", "text"), Column("tokens", "count", 1), Column("time_us", "us"))
 _PER_SEQUENCE = (Column("layer", "text"), Column("sequences", "count", 1), Column("time_us", "us"))
@@ -26,6 +26,7 @@ _ATTENTION = (
     Column("kv_decode", "count"),
     Column("time_us", "us"),
 )
+_EXPERTS = (Column("tokens", "count", 1), Column("activated_experts", "count", 1), Column("time_us", "us"))
 _SKEW = (
     Column("pc", "count"),
     Column("n_label", "text"),
@@ -44,7 +45,8 @@ def is_lss_v1(folder: Path) -> bool:
 def read_lss_v1(folder: Path, tensor_parallel_size: int) -> Profile:
     """Read one tensor-parallel degree of a bundle.
 
-    The deployment is taken to run with CUDA graphs, as vLLM does by default (the profiler itself runs without).
+    Experts (``moe.csv``) are measured whole, in the folder of degree 1, and stand for every degree. The deployment is
+    taken to run with CUDA graphs, as vLLM does by default (the profiler itself runs without).
 
     Raises
     ------
@@ -54,13 +56,15 @@ def read_lss_v1(folder: Path, tensor_parallel_size: int) -> Profile:
     meta = _mapping(read_document(folder / "meta.yaml"), str(folder / "meta.yaml"))
     own = degree_folder(folder, tensor_parallel_size)
     whole = degrees(folder).get(1, own)
+    experts = _experts(own, whole)
     return Profile(
         hardware=str(meta.get("hardware", "")),
         model=str(meta.get("model", "")),
         tensor_parallel_size=tensor_parallel_size,
-        dense=_curves(own, whole, "dense.csv", _DENSE, "tokens", DENSE),
+        dense=_curves(own, whole, "dense.csv", _DENSE, "tokens", WITHOUT_MLP if experts else DENSE),
         per_sequence=_curves(own, whole, "per_sequence.csv", _PER_SEQUENCE, "sequences", PER_SEQUENCE),
         attention=joint_attention(read_table(own / "attention.csv", _ATTENTION)),
+        experts=experts,
         skew=_skew(meta, folder, tensor_parallel_size),
         serial=read_serial(own / "skew.csv", meta, tensor_parallel_size) if (own / "skew.csv").is_file() else None,
         token_padding="cuda_graph",
@@ -74,12 +78,17 @@ def _curves(
 ) -> dict[str, Curve]:
     """Read one table; layers that every rank computes whole come from the ``tp1`` folder where there is one."""
     curves = curves_by_layer(read_table(own / name, columns), "layer", counts, "time_us")
-    hint = " (this is a mixture-of-experts profile, which is not supported)" if (whole / "moe.csv").is_file() else ""
-    check_layers(curves, wanted, str(own / name), hint=hint)
+    check_layers(curves, wanted, str(own / name))
     if whole != own:
         stable = curves_by_layer(read_table(whole / name, columns), "layer", counts, "time_us")
         curves |= {layer: curve for layer, curve in stable.items() if layer in TP_STABLE}
     return curves
+
+
+def _experts(own: Path, whole: Path) -> ExpertBlock | None:
+    """Read the experts of this degree's folder, else of degree 1; None for a dense model."""
+    path = next((path for path in (own / "moe.csv", whole / "moe.csv") if path.is_file()), None)
+    return expert_block(read_table(path, _EXPERTS)) if path else None
 
 
 def _mapping(value: object, where: str) -> Mapping[Any, Any]:

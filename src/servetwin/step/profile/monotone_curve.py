@@ -19,12 +19,12 @@ class MonotoneCurve:
         self._counts = curve.counts
         self._times = isotonic(curve.time_ns, 0)
         self.last = int(curve.counts[-1])
-        self._slope = _median_slope(curve)
+        self.slope = _median_slope(curve)
 
-    def __call__(self, count: int) -> float:
-        """Return the time for ``count`` tokens or sequences, in nanoseconds."""
+    def __call__(self, count: float) -> float:
+        """Return the time for ``count`` tokens, sequences or pairs, in nanoseconds."""
         if count > self.last:
-            return float(self._times[-1]) + self._slope * (count - self.last)
+            return float(self._times[-1]) + self.slope * (count - self.last)
         return float(np.interp(count, self._counts, self._times))
 
 

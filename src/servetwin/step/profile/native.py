@@ -14,16 +14,18 @@ from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.fields import Fields, read_document
 from servetwin.step.host import NO_HOST_OVERHEAD, HostOverhead
 from servetwin.step.profile.csv_table import Column, read_table
-from servetwin.step.profile.curves import complete_grid, curves_by_layer, joint_attention
+from servetwin.step.profile.curves import complete_grid, curves_by_layer, expert_block, joint_attention
 from servetwin.step.profile.folders import degree_folder
-from servetwin.step.profile.layers import DENSE, PER_SEQUENCE, check_layers
+from servetwin.step.profile.layers import DENSE, EXPERT, MLP, PER_SEQUENCE, WITHOUT_MLP, check_layers
 from servetwin.step.profile.tables import (
     AdditiveAttention,
     Curve,
+    ExpertBlock,
     Grid,
     JointAttention,
     Profile,
     SerialRead,
+    SingleExpert,
     TokenPadding,
 )
 
@@ -41,6 +43,8 @@ JOINT = (
     Column("time_us", "us"),
 )
 _SERIAL = (Column("from_decodes", "count", 1), Column("ns_per_token", "ns"))
+_BLOCK = (Column("tokens", "count", 1), Column("activated_experts", "count", 1), Column("time_us", "us"))
+_EXPERT = (Column("layer", "text"), Column("count", "count", 1), Column("time_us", "us"))
 _PREFILL = (Column("kv_prefill", "count"), Column("prefill_chunk", "count", 1), Column("time_us", "us"))
 _DECODE = (Column("num_decodes", "count", 1), Column("kv_decode", "count"), Column("time_us", "us"))
 
@@ -69,18 +73,23 @@ def read_native(folder: Path, tensor_parallel_size: int) -> Profile:
     not_measured = _not_measured(fields)
     host = _host(fields)
     tile = fields.integer("context_tile", 1)
+    gaps_included = fields.flag("gaps_included", False)
     fields.refuse_others()
     own = degree_folder(folder, tensor_parallel_size)
+    experts = _experts(own)
+    layers = WITHOUT_MLP if experts else DENSE
     return Profile(
         hardware=hardware,
         model=model,
         tensor_parallel_size=tensor_parallel_size,
-        dense=_curves(own / "dense.csv", _DENSE, "tokens", DENSE, not_measured),
+        dense=_curves(own / "dense.csv", _DENSE, "tokens", layers, not_measured),
         per_sequence=_curves(own / "per_sequence.csv", _PER_SEQUENCE, "sequences", PER_SEQUENCE, not_measured),
         attention=_attention(own, tile),
+        experts=experts,
         serial=_serial(own / "serial_read.csv"),
         token_padding=cast(TokenPadding, padding),
         host=host,
+        gaps_included=gaps_included,
         source=str(folder),
         not_measured=not_measured,
     )
@@ -105,8 +114,10 @@ def _curves(
     curves = curves_by_layer(table, "layer", counts, "time_us")
     for layer in curves:
         if layer not in known:
-            row = int(np.argmax(table["layer"] == layer))
-            raise unknown_name("layer", layer, known, where=table.where(row))
+            where = table.where(int(np.argmax(table["layer"] == layer)))
+            if layer in MLP:
+                raise InputError(f"layer {layer} beside experts: all blocks must be alike; leave it out", where=where)
+            raise unknown_name("layer", layer, known, where=where)
     check_layers(curves, [layer for layer in known if layer not in absent], str(path))
     return curves
 
@@ -134,6 +145,18 @@ def _attention(folder: Path, context_tile: int) -> JointAttention | AdditiveAtte
         complete_grid(read_table(parts[1], _DECODE), "num_decodes", "kv_decode", "time_us"),
         context_tile,
     )
+
+
+def _experts(folder: Path) -> ExpertBlock | SingleExpert | None:
+    """Read ``moe.csv`` (whole blocks) or ``expert.csv`` (one expert); None for a dense model."""
+    block, single = folder / "moe.csv", folder / "expert.csv"
+    if block.is_file() and single.is_file():
+        raise InputError(f"has both {block.name} and {single.name}; keep one of them", where=str(folder))
+    if block.is_file():
+        return expert_block(read_table(block, _BLOCK))
+    if not single.is_file():
+        return None
+    return SingleExpert(**_curves(single, _EXPERT, "count", EXPERT, {}))
 
 
 def _serial(path: Path) -> SerialRead | None:
@@ -181,6 +204,8 @@ def _manifest(profile: Profile) -> dict[str, Any]:
     host = {"per_step_us": profile.host.per_step_us, "per_request_us": profile.host.per_request_us}
     if any(host.values()):
         manifest["host"] = {name: value for name, value in host.items() if value}
+    if profile.gaps_included:
+        manifest["gaps_included"] = True
     if isinstance(profile.attention, AdditiveAttention) and profile.attention.context_tile > 1:
         manifest["context_tile"] = profile.attention.context_tile
     if profile.not_measured:
@@ -199,6 +224,13 @@ def _write_degree(profile: Profile, folder: Path) -> None:
     else:
         _write(folder / "attention_prefill.csv", _PREFILL, _grid_rows(table.prefill))
         _write(folder / "attention_decode.csv", _DECODE, _grid_rows(table.decode))
+    if isinstance(profile.experts, ExpertBlock):
+        block = profile.experts
+        rows = zip(block.tokens.tolist(), block.activated.tolist(), _us(block.time_ns), strict=True)
+        _write(folder / "moe.csv", _BLOCK, rows)
+    elif profile.experts:
+        curves = {name: getattr(profile.experts, name) for name in EXPERT}
+        _write(folder / "expert.csv", _EXPERT, _curve_rows(curves))
     if profile.serial:
         row = (profile.serial.from_decodes, profile.serial.ns_per_token)
         _write(folder / "serial_read.csv", _SERIAL, [row])

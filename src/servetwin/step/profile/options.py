@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from servetwin.core.errors import InputError
 from servetwin.core.units import NS_PER_S
@@ -21,6 +21,9 @@ time to first token of single requests in the same run (about 4 ms of 32 layers,
 Interpolation = Literal["default", "lss"]
 Skew = Literal["longest", "lss", "none"]
 Padding = Literal["auto", "none", "cuda_graph", "power_of_two"]
+ParallelismRules = Literal["vllm", "lss"]
+All2AllBackend = Literal["allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency"]
+ALL2ALL_BACKENDS: tuple[All2AllBackend, ...] = get_args(All2AllBackend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,36 @@ class HostIo:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertSizes:
+    """Sizes of a layer's routed experts: how many, how many a token visits, and one expert's matrices."""
+
+    num_experts: int
+    top_k: int
+    hidden_size: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSizes:
-    """What the tables do not say of the model: how often a block is repeated, and what a token's row takes."""
+    """What the tables do not say of the model: how often a block is repeated, and what a token's row takes.
+
+    Attributes
+    ----------
+    experts
+        Of a mixture of experts, whose blocks are all alike; None for a dense model.
+    window
+        Tokens that attention reaches back in every layer; None: all. Contexts are cut to it: exact while none is
+        longer, else an upper bound (the sum of the contexts is cut, not each).
+    kv_read_ns_per_token
+        Least time in which one rank's memory delivers one token's KV of one layer; 0: not known.
+    """
 
     num_layers: int
     hidden_size: int
     bytes_per_element: int = 2
+    experts: ExpertSizes | None = None
+    window: int | None = None
+    kv_read_ns_per_token: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +99,11 @@ class ProfileOptions:
         (vLLM on TPU).
     eager_us_per_layer
         Time per layer of a step with a chunk in a server with CUDA graphs, see `EAGER_US_PER_LAYER`.
+    parallelism
+        How ranks share routed experts (`VllmExperts`, `LssExperts`) and what a pipeline stage sends to the next: as
+        vLLM, or as LLMServingSim.
+    all2all_backend
+        How tokens reach the experts of other data-parallel ranks, by vLLM's names.
     """
 
     interpolation: Interpolation = "default"
@@ -79,7 +111,11 @@ class ProfileOptions:
     merge_prefills: bool = False
     token_padding: Padding = "auto"
     eager_us_per_layer: float = EAGER_US_PER_LAYER
+    parallelism: ParallelismRules = "vllm"
+    all2all_backend: All2AllBackend = "allgather_reducescatter"
 
 
 DEFAULT_OPTIONS = ProfileOptions()
-LSS_OPTIONS = ProfileOptions("lss", "lss", merge_prefills=True, token_padding="none", eager_us_per_layer=0.0)
+LSS_OPTIONS = ProfileOptions(
+    "lss", "lss", merge_prefills=True, token_padding="none", eager_us_per_layer=0.0, parallelism="lss"
+)

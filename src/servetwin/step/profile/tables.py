@@ -102,6 +102,31 @@ class SerialRead:
     ns_per_token: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertBlock:
+    """The whole block of routed experts on one accelerator, undivided: router, experts, sum; columns of ``(n,)``.
+
+    ``tokens`` pass the block, each to the model's ``top_k`` experts; ``activated`` distinct experts have tokens.
+    """
+
+    tokens: Counts
+    activated: Counts
+    time_ns: Times
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SingleExpert:
+    """Routed experts measured one by one, each whole at every degree.
+
+    ``router`` over a step's tokens, ``expert`` (its three matrices) over the tokens of one expert, ``activation`` over
+    all (token, expert) pairs.
+    """
+
+    router: Curve
+    expert: Curve
+    activation: Curve
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """One model on one kind of accelerator at one tensor-parallel degree; times per layer, in nanoseconds.
@@ -112,6 +137,8 @@ class Profile:
         Time over the step's tokens, by layer.
     per_sequence
         Time over the step's sequences, by layer.
+    experts
+        Routed experts, which stand in place of a dense MLP; None for a dense model.
     skew
         How LLMServingSim corrects a batch of unequal contexts.
     serial
@@ -120,6 +147,9 @@ class Profile:
         How the server pads a step's tokens before it computes layers over tokens.
     host
         What the host adds to a step where nothing else is said.
+    gaps_included
+        Whether the times hold the gaps between kernels, in which the host starts the next one; then a collective costs
+        the way of its data alone.
     source
         The folder that it was read from.
     not_measured
@@ -134,10 +164,12 @@ class Profile:
     dense: Mapping[str, Curve]
     per_sequence: Mapping[str, Curve]
     attention: JointAttention | AdditiveAttention
+    experts: ExpertBlock | SingleExpert | None = None
     skew: SkewTable | None = None
     serial: SerialRead | None = None
     token_padding: TokenPadding = "none"
     host: HostOverhead = NO_HOST_OVERHEAD
+    gaps_included: bool = False
     source: str = ""
     not_measured: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = field(default=())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +14,11 @@ from servetwin.core.units import GB, GIB
 from servetwin.hardware.catalogue import load_device
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
+from servetwin.llm.parallel import Parallelism
+from servetwin.llm.parts import MixtureOfExperts
 from servetwin.llm.support import check_profiled
 from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
-from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, read_cluster
+from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, dp_groups, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
 from servetwin.scenario.importers.llmservingsim.settings import (
@@ -30,6 +32,10 @@ Mode = Literal["lss", "default"]
 
 DEFAULT_UTILIZATION = 0.9
 """``--npu-memory-utilization`` where it is not given, with ``--kv-capacity auto``; ``npu_mem`` does not count then."""
+
+EXPERT_ROUTINGS = {"BALANCED": "balanced", "RR": "round_robin", "RAND": "uniform"}
+LSS_EXPERT_ROUTINGS = {"BALANCED": "lss_balanced", "RR": "lss_round_robin", "RAND": "lss_random"}
+"""LSS's expert routing policies by the routing of servetwin that means the same, and by the one that does the same."""
 
 LSS_IDLE_POLL_US = 1000
 """LLMServingSim's clock advances by this while nothing is queued (FORMATS, section 7.10)."""
@@ -53,6 +59,9 @@ class LssSource:
         Run flags.
     mode
         ``lss``: as LLMServingSim computes; ``default``: as servetwin does.
+    step
+        ``profile``: measured times of the bundle; ``roofline``: from the model's config and the device's data sheet,
+        where there is no bundle.
     kv_capacity
         ``lss``: blocks by its formula; ``auto``: worked out from the device's real memory, see `kv_capacity`.
     """
@@ -65,6 +74,7 @@ class LssSource:
     flags: LssFlags = field(default_factory=LssFlags)
     mode: Mode = "default"
     kv_capacity: Literal["lss", "auto"] = "lss"
+    step: Literal["profile", "roofline"] = "profile"
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,8 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
         For anything wrong in the files or flags, and for what is not modelled yet (by name).
     """
     notices = check_flags(source.flags)
+    if source.step == "roofline" and source.mode == "lss":
+        raise InputError("LLMServingSim has no roofline: --mode lss needs --step profile", where="--step")
     cluster = read_cluster(source.cluster)
     if not source.workload.is_file():
         raise InputError("no such file", where=str(source.workload))
@@ -99,6 +111,8 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
         "router": {"policy": ROUTERS[routing]},
         "workload": {"kind": "lss_jsonl", "path": builder.relative(source.workload)},
     }
+    if any(instance.role for instance in cluster.instances):
+        data["disaggregation"] = builder.disaggregation(ROUTERS[routing])
     if source.flags.num_reqs:
         data["workload"]["limit"] = source.flags.num_reqs
     if source.flags.log_interval is not None:
@@ -122,7 +136,7 @@ def _legacy_notices(cluster: LssCluster) -> list[str]:
 
 
 class _Builder:
-    """Turns instances into pools; equal neighbours become replicas of one."""
+    """Turns instances into pools: a ``dp_group`` is one replica of several ranks; equal neighbours become one pool."""
 
     def __init__(self, source: LssSource, cluster: LssCluster, folder: Path) -> None:
         self._source = source
@@ -133,28 +147,42 @@ class _Builder:
         """Return ``path`` as seen from the scenario's folder."""
         return os.path.relpath(path, self._folder).replace(os.sep, "/")
 
+    def disaggregation(self, router: str) -> dict[str, Any]:
+        """Return how requests get from prefill to decode instances; both hops have the same routing policy."""
+        if self._source.mode == "lss":
+            return {"connector": "instant", "first_token": "prefill", "router": {"policy": router}}
+        bandwidth = self._cluster.link_bandwidths_gib_per_s[-1] * GIB / GB
+        return {"port": {"bandwidth_gb_per_s": bandwidth}, "router": {"policy": router}}
+
     def pools(self) -> list[dict[str, Any]]:
         """Return the pools in the order of the file."""
         groups = [
             (pool, len(list(equal)))
-            for pool, equal in groupby(self._pool(instance) for instance in self._cluster.instances)
+            for pool, equal in groupby(self._pool(members) for members in dp_groups(self._cluster.instances))
         ]
         names = ["lss"] if len(groups) == 1 else [f"lss{number}" for number in range(len(groups))]
         return [{"name": name, "replicas": count, **pool} for name, (pool, count) in zip(names, groups, strict=True)]
 
-    def _pool(self, instance: LssInstance) -> dict[str, Any]:
+    def _pool(self, members: Sequence[LssInstance]) -> dict[str, Any]:
+        instance = members[0]
         model, reference = self._model(instance)
+        _check_experts(instance, model, len(members))
         settings = resolve_settings(
             instance,
             self._source.flags,
             legacy=self._cluster.legacy,
             context_tokens=model.max_position_embeddings,
         )
+        for other in members[1:]:
+            if other.overrides != instance.overrides or other.memory_gib != instance.memory_gib:
+                message = "its settings or memory differ from those of the first instance of its dp_group"
+                raise InputError(message, where=other.where)
         return {
+            **({"role": instance.role} if instance.role else {}),
             "model": reference,
-            "hardware": self._hardware(instance),
-            "engine": self._engine(instance, model, settings),
-            "step": self._step(instance, model, settings),
+            "hardware": self._hardware(members),
+            "engine": self._engine(members, model, settings),
+            "step": self._step(members, model, settings),
         }
 
     def _model(self, instance: LssInstance) -> tuple[ModelArchitecture, str]:
@@ -166,23 +194,28 @@ class _Builder:
             if not path.is_file():
                 raise InputError(f"model {instance.model_name!r} has no file {path}", where=where)
             model, reference = load_model(path), self.relative(path)
-        check_profiled(model, where=instance.where)
-        model.check_tensor_parallel_size(instance.tensor_parallel_size, where=instance.where)
+        if self._source.step == "profile":
+            check_profiled(model, where=instance.where)
         if self._source.architectures is not None:
             check_architecture(self._source.architectures, model)
         return model, reference
 
-    def _hardware(self, instance: LssInstance) -> dict[str, Any]:
-        hardware: dict[str, Any] = {"device": instance.hardware}
-        if instance.tensor_parallel_size > 1:
-            bandwidth = self._cluster.link_bandwidth_gib_per_s
+    def _hardware(self, members: Sequence[LssInstance]) -> dict[str, Any]:
+        hardware: dict[str, Any] = {"device": members[0].hardware}
+        cluster = self._cluster
+        if self._source.mode == "default" and len(members) > 1 and len(set(cluster.link_bandwidths_gib_per_s)) > 1:
+            hardware["topology"] = {"levels": _levels(cluster, members[0])}
+        elif _accelerators(members) > 1:
+            bandwidth = cluster.link_bandwidths_gib_per_s[0]
             if self._source.mode == "lss":
-                hardware["link"] = {"bandwidth_gb_per_s": bandwidth, "latency_ns": self._cluster.link_latency_ns}
+                hardware["link"] = {"bandwidth_gb_per_s": bandwidth, "latency_ns": self._cluster.link_latencies_ns[0]}
             else:
                 hardware["link"] = {"bandwidth_gb_per_s": bandwidth * GIB / GB}
         return hardware
 
-    def _engine(self, instance: LssInstance, model: ModelArchitecture, settings: InstanceSettings) -> dict[str, Any]:
+    def _engine(
+        self, members: Sequence[LssInstance], model: ModelArchitecture, settings: InstanceSettings
+    ) -> dict[str, Any]:
         engine: dict[str, Any] = {
             "max_num_seqs": settings.max_num_seqs,
             "max_num_batched_tokens": settings.max_num_batched_tokens,
@@ -191,8 +224,8 @@ class _Builder:
             "enable_prefix_caching": settings.enable_prefix_caching,
             "scheduler_reserve_full_isl": settings.scheduler_reserve_full_isl,
             "block_size": settings.block_size,
-            **self._memory(instance, model, settings),
-            "tensor_parallel_size": instance.tensor_parallel_size,
+            **self._memory(members, model, settings),
+            **_degrees(members, model),
             "dtype": settings.dtype,
             "kv_cache_dtype": settings.kv_cache_dtype,
         }
@@ -200,37 +233,78 @@ class _Builder:
             engine["idle_poll_us"] = LSS_IDLE_POLL_US
         return engine
 
-    def _memory(self, instance: LssInstance, model: ModelArchitecture, settings: InstanceSettings) -> dict[str, Any]:
+    def _memory(
+        self, members: Sequence[LssInstance], model: ModelArchitecture, settings: InstanceSettings
+    ) -> dict[str, Any]:
         """Return the key that decides the number of KV blocks; a model that does not fit is an error at once."""
+        instance = members[0]
         options: dict[str, Any] = {
-            "tensor_parallel_size": instance.tensor_parallel_size,
             "block_size": settings.block_size,
             "dtype": None if settings.dtype == "auto" else settings.dtype,
             "kv_cache_dtype": None if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype,
         }
         if self._source.kv_capacity == "auto":
-            device = load_device(instance.hardware, where=f"{instance.where}.hardware")
-            limits = settings.max_num_batched_tokens, settings.max_num_seqs, model.max_position_embeddings
-            share = self._source.flags.npu_memory_utilization or DEFAULT_UTILIZATION
-            options |= {"gpu_memory_utilization": share, "step": ProfilingStep(*limits)}
-            kv_capacity(model, device, where=instance.where, **options)
-            return {"gpu_memory_utilization": share}
+            return {"gpu_memory_utilization": self._auto_share(members, model, settings, options)}
         capacity = lss_kv_capacity(
             model,
             instance.memory_gib,
+            tensor_parallel_size=instance.tensor_parallel_size,
+            pipeline_parallel_size=instance.pipeline_parallel_size,
+            expert_parallel_size=expert_parallel_size(instance, model),
             mem_util=settings.memory_utilization,
             where=f"{instance.where}.npu_mem",
             **options,
         )
         return {"num_gpu_blocks_override": capacity.num_blocks + 1}  # vLLM's null block, which LSS has not
 
-    def _step(self, instance: LssInstance, model: ModelArchitecture, settings: InstanceSettings) -> dict[str, Any]:
+    def _auto_share(
+        self,
+        members: Sequence[LssInstance],
+        model: ModelArchitecture,
+        settings: InstanceSettings,
+        options: dict[str, Any],
+    ) -> float:
+        """Return the share of real memory that the engine takes, having seen that the model fits in it."""
+        instance = members[0]
+        device = load_device(instance.hardware, where=f"{instance.where}.hardware")
+        limits = settings.max_num_batched_tokens, settings.max_num_seqs, model.max_position_embeddings
+        share = self._source.flags.npu_memory_utilization or DEFAULT_UTILIZATION
+        ranks = Parallelism(
+            tensor=instance.tensor_parallel_size,
+            pipeline=instance.pipeline_parallel_size,
+            data=len(members) if model.is_moe else 1,
+            expert=expert_parallel_size(instance, model),
+        )
+        kv_capacity(
+            model,
+            device,
+            parallelism=ranks,
+            gpu_memory_utilization=share,
+            step=ProfilingStep(*limits),
+            where=instance.where,
+            **options,
+        )
+        return share
+
+    def _step(
+        self, members: Sequence[LssInstance], model: ModelArchitecture, settings: InstanceSettings
+    ) -> dict[str, Any]:
+        instance = members[0]
         dtype = model.dtype if settings.dtype == "auto" else settings.dtype
+        if self._source.step == "roofline":
+            load_device(instance.hardware, where=f"{instance.where}.hardware")
+            return {"model": "roofline"} | self._experts(model)
         path = find_profile(self._source.profiles, instance, dtype=dtype, kv_cache_dtype=settings.kv_cache_dtype)
         step: dict[str, Any] = {"model": "profile", "path": self.relative(path)}
         if self._source.mode == "lss":
-            step |= _lss_step(self._cluster, instance)
+            step |= _lss_step(self._cluster, members, model, self._source.flags)
+        else:
+            step |= self._experts(model)
         return step
+
+    def _experts(self, model: ModelArchitecture) -> dict[str, Any]:
+        policy = self._source.flags.expert_routing_policy or "BALANCED"
+        return {"experts": {"routing": EXPERT_ROUTINGS[policy]}} if model.is_moe else {}
 
 
 def _built_in(name: str, where: str) -> ModelArchitecture:
@@ -240,7 +314,86 @@ def _built_in(name: str, where: str) -> ModelArchitecture:
         raise InputError(f"{error}. With --models DIR the config.json of any dense model can be given") from error
 
 
-def _lss_step(cluster: LssCluster, instance: LssInstance) -> dict[str, Any]:
+OUTER_LINK = "ethernet_100g"
+"""Class of the links beyond a cluster file's first dimension: a network's latency and protocols, at the file's rate."""
+
+
+def _levels(cluster: LssCluster, instance: LssInstance) -> list[dict[str, Any]]:
+    """Return the dimensions of LLMServingSim's network as levels of a topology."""
+    device = load_device(instance.hardware, where=f"{instance.where}.hardware")
+    own = device.scale_up or device.pcie
+    inner = own.link_class if own is not None else OUTER_LINK
+    return [
+        {
+            "size": size,
+            "link": OUTER_LINK if number else inner,
+            "bandwidth_gb_per_s": bandwidth * GIB / GB,
+        }
+        for number, (size, bandwidth) in enumerate(
+            zip(cluster.dimensions, cluster.link_bandwidths_gib_per_s, strict=True)
+        )
+    ]
+
+
+def _accelerators(members: Sequence[LssInstance]) -> int:
+    return len(members) * members[0].tensor_parallel_size * members[0].pipeline_parallel_size
+
+
+def _lss_waves(cluster: LssCluster, instance: LssInstance, model: ModelArchitecture) -> dict[str, Any]:
+    """Return the plan of a group: in which groups a late member joins idle, and whether experts let members meet."""
+    tensor, pipeline = instance.tensor_parallel_size, instance.pipeline_parallel_size
+    plan: dict[str, Any] = {"kind": "lss_waves"}
+    if pipeline > 1 or (model.is_moe and tensor > 1):
+        plan["late_members_join_idle"] = True
+        if expert_parallel_size(instance, model) > tensor:
+            plan["lead_ns"] = int(cluster.link_latencies_ns[-1])
+    return plan
+
+
+def expert_parallel_size(instance: LssInstance, model: ModelArchitecture) -> int:
+    """Return ``ep_size``, by LSS's default where it is not stated."""
+    if not model.is_moe:
+        return 1
+    return instance.expert_parallel_size or instance.tensor_parallel_size
+
+
+def _check_experts(instance: LssInstance, model: ModelArchitecture, ranks: int) -> None:
+    """Check ``ep_size`` as LLMServingSim does (FORMATS, section 2.3)."""
+    size, where = expert_parallel_size(instance, model), f"{instance.where}.ep_size"
+    if not model.is_moe:
+        if (instance.expert_parallel_size or 1) > 1:
+            raise InputError(
+                f"ep_size is {instance.expert_parallel_size}, but {model.name} has no experts", where=where
+            )
+        return
+    if size % ranks and size > 1:
+        raise InputError(f"ep_size {size} is no multiple of the {ranks} members of its dp_group", where=where)
+    if size > ranks * instance.tensor_parallel_size:
+        most = ranks * instance.tensor_parallel_size
+        raise InputError(f"ep_size {size} is more than the {most} accelerators that share a layer", where=where)
+    experts = next(layer.mlp.num_experts for layer, _ in model.layers if isinstance(layer.mlp, MixtureOfExperts))
+    if experts % size:
+        raise InputError(f"ep_size {size} does not divide {model.name}'s {experts} experts", where=where)
+
+
+def _degrees(members: Sequence[LssInstance], model: ModelArchitecture) -> dict[str, Any]:
+    """Return the degrees of parallelism by vLLM's names; those of 1 are left out."""
+    instance, experts = members[0], expert_parallel_size(members[0], model)
+    degrees: dict[str, Any] = {"tensor_parallel_size": instance.tensor_parallel_size}
+    if instance.pipeline_parallel_size > 1:
+        degrees["pipeline_parallel_size"] = instance.pipeline_parallel_size
+    if len(members) > 1:
+        degrees["data_parallel_size"] = len(members)
+    if experts > 1:
+        degrees["enable_expert_parallel"] = True
+        if experts != len(members) * instance.tensor_parallel_size:
+            degrees["expert_parallel_size"] = experts
+    return degrees
+
+
+def _lss_step(
+    cluster: LssCluster, members: Sequence[LssInstance], model: ModelArchitecture, flags: LssFlags
+) -> dict[str, Any]:
     """Return the points in which LLMServingSim's step time differs from ours, each a key that can be taken out."""
     step: dict[str, Any] = {
         "host": {"per_step_us": 0.0, "per_request_us": 0.0},
@@ -250,9 +403,25 @@ def _lss_step(cluster: LssCluster, instance: LssInstance) -> dict[str, Any]:
         "token_padding": "none",
         "host_io": {"bandwidth_gb_per_s": cluster.host_bandwidth_gb_per_s, "latency_ns": cluster.host_latency_ns},
     }
-    if instance.tensor_parallel_size > 1:
+    if members[0].pipeline_parallel_size > 1 or model.is_moe:
+        step["parallelism"] = "lss"
+    if _accelerators(members) > 1:
         step["collective"] = {
             "kind": "lss_ring",
             "memory_bandwidth_bytes_per_s": cluster.local_bandwidth_gb_per_s * GB,
         }
+        if len(set(cluster.link_bandwidths_gib_per_s)) > 1 or len(members) > 1:
+            step["collective"]["dimensions"] = [
+                {"ranks": ranks, "gb_per_s": bandwidth, "latency_ns": latency}
+                for ranks, bandwidth, latency in zip(
+                    cluster.dimensions,
+                    cluster.link_bandwidths_gib_per_s,
+                    cluster.link_latencies_ns,
+                    strict=True,
+                )
+            ]
+    if len(members) > 1:
+        step["plan"] = _lss_waves(cluster, members[0], model)
+    if model.is_moe:
+        step["experts"] = {"routing": LSS_EXPERT_ROUTINGS[flags.expert_routing_policy or "BALANCED"]}
     return step

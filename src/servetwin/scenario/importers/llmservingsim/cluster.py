@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from servetwin.core.errors import InputError
 from servetwin.scenario.importers.llmservingsim.refusals import check_placement, not_modelled
@@ -38,8 +40,16 @@ class LssInstance:
     ----------
     where
         Its place in the file, for messages.
-    tensor_parallel_size
-        Accelerators of the instance (pipeline stages are refused).
+    tensor_parallel_size, pipeline_parallel_size
+        Accelerators that share each layer, and stages.
+    expert_parallel_size
+        ``ep_size``: accelerators that share the experts, over the whole ``dp_group``; None: LSS's default.
+    dp_group
+        Name of the lockstep group that it belongs to.
+    role
+        ``pd_type``; None: both.
+    node
+        Number of its node.
     memory_gib, memory_bandwidth_gb_per_s, memory_utilization
         ``npu_mem.mem_size`` (LSS's GB are 2**30 bytes), ``mem_bw`` (whole) and ``mem_util``, None where absent.
     overrides
@@ -50,6 +60,11 @@ class LssInstance:
     model_name: str
     hardware: str
     tensor_parallel_size: int
+    pipeline_parallel_size: int
+    expert_parallel_size: int | None
+    dp_group: str | None
+    role: Literal["prefill", "decode"] | None
+    node: int
     memory_gib: float
     memory_bandwidth_gb_per_s: int
     memory_utilization: float | None
@@ -64,8 +79,10 @@ class LssCluster:
     ----------
     legacy
         Whether it is in the older dialect (``npu_num``, ``npu_group``), which has defaults of its own.
-    link_bandwidth_gib_per_s, link_latency_ns
-        Of the link over which the ranks of one instance talk (dimension 0 of LSS's topology).
+    dimensions
+        Accelerators along each dimension of LSS's network, innermost first.
+    link_bandwidths_gib_per_s, link_latencies_ns
+        Of the links of each dimension.
     host_bandwidth_gb_per_s, host_latency_ns
         ``cpu_mem`` of the first node, cut to whole numbers: LSS uses it for the whole cluster.
     local_bandwidth_gb_per_s
@@ -76,8 +93,9 @@ class LssCluster:
 
     path: Path
     legacy: bool
-    link_bandwidth_gib_per_s: float
-    link_latency_ns: float
+    dimensions: tuple[int, ...]
+    link_bandwidths_gib_per_s: tuple[float, ...]
+    link_latencies_ns: tuple[float, ...]
     host_bandwidth_gb_per_s: int
     host_latency_ns: int
     local_bandwidth_gb_per_s: int
@@ -102,10 +120,10 @@ def read_cluster(path: Path) -> LssCluster:
     instances: list[LssInstance] = []
     legacy: set[bool] = set()
     local_bandwidth = 0
-    for node in nodes:
+    for number, node in enumerate(nodes):
         first = len(instances)
         for item in _node_instances(node):
-            instance, is_legacy = _read_instance(item)
+            instance, is_legacy = _read_instance(item, number)
             instances.append(instance)
             legacy.add(is_legacy)
         local_bandwidth = instances[first].memory_bandwidth_gb_per_s
@@ -113,12 +131,14 @@ def read_cluster(path: Path) -> LssCluster:
         raise InputError("num_npus/tp_size and npu_num/npu_group stand side by side: use one dialect", where=str(path))
     host_bandwidth, host_latency = next(iter([_read_host_memory(node) for node in nodes]))
     power = tuple(_read_power(node) for node in nodes)
-    dimensions = _topology_dimensions(instances)
+    groups = dp_groups(instances)
+    dimensions = _topology_dimensions(instances, groups)
     cluster = LssCluster(
         path=path,
         legacy=legacy.pop(),
-        link_bandwidth_gib_per_s=_link_value(top, "link_bw", dimensions, positive=True),
-        link_latency_ns=_link_value(top, "link_latency", dimensions, positive=False),
+        dimensions=dimensions,
+        link_bandwidths_gib_per_s=_link_values(top, "link_bw", dimensions, positive=True),
+        link_latencies_ns=_link_values(top, "link_latency", dimensions, positive=False),
         host_bandwidth_gb_per_s=host_bandwidth,
         host_latency_ns=host_latency,
         local_bandwidth_gb_per_s=local_bandwidth,
@@ -159,18 +179,23 @@ def _read_power(node: ObjectReader) -> Mapping[str, object] | None:
     return power
 
 
-def _read_instance(item: ObjectReader) -> tuple[LssInstance, bool]:
-    _refuse_roles(item)
+def _read_instance(item: ObjectReader, node: int) -> tuple[LssInstance, bool]:
+    check_placement(item.raw("placement"), item.path("placement"))
     legacy = "npu_num" in item or "npu_group" in item
     if legacy and ("num_npus" in item or "tp_size" in item):
         raise InputError("num_npus/tp_size and npu_num/npu_group stand side by side: use one dialect", where=item.where)
-    ranks = _legacy_ranks(item) if legacy else _ranks(item)
+    ranks, stages = _legacy_ranks(item) if legacy else _ranks(item)
     size, bandwidth, utilization = _read_npu_memory(item)
     instance = LssInstance(
         where=item.where,
         model_name=item.text("model_name"),
         hardware=item.text("hardware"),
         tensor_parallel_size=ranks,
+        pipeline_parallel_size=stages,
+        expert_parallel_size=item.integer("ep_size", 0, minimum=0) or None,
+        dp_group=item.text("dp_group") if item.raw("dp_group") is not None else None,
+        role=_role(item),
+        node=node,
         memory_gib=size,
         memory_bandwidth_gb_per_s=bandwidth,
         memory_utilization=utilization,
@@ -180,21 +205,15 @@ def _read_instance(item: ObjectReader) -> tuple[LssInstance, bool]:
     return instance, legacy
 
 
-def _refuse_roles(item: ObjectReader) -> None:
+def _role(item: ObjectReader) -> Literal["prefill", "decode"] | None:
     role = item.required("pd_type")
-    if role is not None:
-        if role not in ("prefill", "decode"):
-            raise InputError(f"prefill, decode or null is allowed, found {role!r}", where=item.path("pd_type"))
-        raise not_modelled(item.path("pd_type"), f"pd_type {role!r}", "prefill/decode disaggregation")
-    if item.raw("dp_group") is not None:
-        raise not_modelled(item.path("dp_group"), "dp_group", "lockstep groups")
-    if item.integer("ep_size", 1, minimum=1) > 1:
-        raise not_modelled(item.path("ep_size"), "ep_size above 1", "expert parallelism")
-    check_placement(item.raw("placement"), item.path("placement"))
+    if role is None or role == "prefill" or role == "decode":
+        return role  # type: ignore[no-any-return]
+    raise InputError(f"prefill, decode or null is allowed, found {role!r}", where=item.path("pd_type"))
 
 
-def _ranks(item: ObjectReader) -> int:
-    """Return the tensor-parallel size; LSS infers what is missing of num_npus = tp_size x pp_size."""
+def _ranks(item: ObjectReader) -> tuple[int, int]:
+    """Return tensor-parallel size and stages; LSS infers what is missing of num_npus = tp_size x pp_size."""
     stages = item.integer("pp_size", 1, minimum=1)
     npus = item.integer("num_npus", 0, minimum=0) or None
     ranks = item.integer("tp_size", 0, minimum=0) or None
@@ -205,18 +224,14 @@ def _ranks(item: ObjectReader) -> int:
             message = f"num_npus is {npus}, but tp_size x pp_size is {ranks} x {stages}"
             raise InputError(message, where=item.path("num_npus"))
         stages = npus // ranks
-    if stages > 1:
-        raise not_modelled(item.path("pp_size"), f"pp_size {stages}", "pipeline parallelism")
-    return ranks
+    return ranks, stages
 
 
-def _legacy_ranks(item: ObjectReader) -> int:
+def _legacy_ranks(item: ObjectReader) -> tuple[int, int]:
     npus, groups = item.integer("npu_num", 1, minimum=1), item.integer("npu_group", 1, minimum=1)
     if npus % groups:
         raise InputError(f"npu_num {npus} is no multiple of npu_group {groups}", where=item.path("npu_num"))
-    if groups > 1:
-        raise not_modelled(item.path("npu_group"), f"npu_group {groups}", "pipeline parallelism")
-    return npus
+    return npus // groups, groups
 
 
 def _read_npu_memory(item: ObjectReader) -> tuple[float, int, float | None]:
@@ -255,17 +270,69 @@ def _read_overrides(item: ObjectReader) -> dict[str, int | bool | str]:
     return overrides
 
 
-def _topology_dimensions(instances: list[LssInstance]) -> int:
-    """Return how many dimensions LSS's network has: [ranks per instance, instances] without trailing ones."""
-    return 2 if len(instances) > 1 else 1
+def dp_groups(instances: Sequence[LssInstance]) -> list[list[LssInstance]]:
+    """Return the instances in order, those of one ``dp_group`` together, any other by itself.
+
+    Raises
+    ------
+    InputError
+        If members of a group differ in a degree, or others stand between them.
+    """
+    groups = [
+        list(members)
+        for _, members in groupby(instances, lambda instance: (instance.dp_group, instance.dp_group or instance.where))
+    ]
+    seen: set[str] = set()
+    for members in groups:
+        first = members[0]
+        if first.dp_group is None:
+            continue
+        if first.dp_group in seen:
+            message = f"members of dp_group {first.dp_group!r} must follow one another; others stand between them"
+            raise InputError(message, where=f"{first.where}.dp_group")
+        seen.add(first.dp_group)
+        for other in members[1:]:
+            _check_alike(first, other)
+    return groups
 
 
-def _link_value(top: ObjectReader, key: str, dimensions: int, *, positive: bool) -> float:
+def _check_alike(first: LssInstance, other: LssInstance) -> None:
+    for name, attribute in (
+        ("model_name", "model_name"),
+        ("tp_size", "tensor_parallel_size"),
+        ("pp_size", "pipeline_parallel_size"),
+        ("ep_size", "expert_parallel_size"),
+        ("pd_type", "role"),
+    ):
+        own, theirs = getattr(other, attribute), getattr(first, attribute)
+        if own != theirs:
+            message = f"{name} is {own}, but {theirs} in {first.where} of the same dp_group; members must be equal"
+            raise InputError(message, where=f"{other.where}.{name}")
+
+
+def _topology_dimensions(instances: Sequence[LssInstance], groups: Sequence[Sequence[LssInstance]]) -> tuple[int, ...]:
+    """Return the dimensions of LSS's network, without trailing ones (FORMATS, section 2.6)."""
+    group = next((members for members in groups if members[0].dp_group is not None), None)
+    if group is not None:
+        stages = group[0].pipeline_parallel_size
+        dimensions = [group[0].tensor_parallel_size, *([stages] if stages > 1 else []), len(group)]
+    else:
+        npus = sum(instance.tensor_parallel_size * instance.pipeline_parallel_size for instance in instances)
+        stages = sum(instance.pipeline_parallel_size for instance in instances)
+        outer = len(instances) if npus == stages else stages
+        dimensions = [npus // outer, outer]
+    while len(dimensions) > 1 and dimensions[-1] == 1:
+        del dimensions[-1]
+    return tuple(dimensions)
+
+
+def _link_values(top: ObjectReader, key: str, dimensions: Sequence[int], *, positive: bool) -> tuple[float, ...]:
+    """Return one value per dimension of the network; a single number holds for all."""
     value = top.required(key)
     if not isinstance(value, list):
-        return checked_number(value, top.path(key), positive=positive)
-    if len(value) != dimensions:
-        message = f"one value per dimension of the network is needed ({dimensions}), found {len(value)}"
+        return (checked_number(value, top.path(key), positive=positive),) * len(dimensions)
+    if len(value) != len(dimensions):
+        shape = " x ".join(map(str, dimensions))
+        message = f"one value per dimension of the network ({shape}) is needed, found {len(value)}"
         raise InputError(message, where=top.path(key))
-    numbers = [checked_number(item, f"{top.path(key)}[{i}]", positive=positive) for i, item in enumerate(value)]
-    return numbers[0]
+    return tuple(checked_number(item, f"{top.path(key)}[{i}]", positive=positive) for i, item in enumerate(value))

@@ -12,6 +12,9 @@ from servetwin.scenario.importers.llmservingsim.cluster import LssInstance
 from servetwin.step.profile.folders import degree_folder
 from servetwin.step.profile.layers import DENSE, PER_SEQUENCE
 
+INSTEAD = ". With --step roofline the times are worked out from the model's config and the device's data sheet"
+"""What to do without a profile."""
+
 
 def find_profile(root: Path, instance: LssInstance, *, dtype: str, kv_cache_dtype: str) -> Path:
     """Return the folder of the instance's profile: a variant's in the current format, the model's in the older one.
@@ -24,7 +27,7 @@ def find_profile(root: Path, instance: LssInstance, *, dtype: str, kv_cache_dtyp
     hardware = root / instance.hardware
     if not hardware.is_dir():
         raise InputError(
-            f"no profile of hardware {instance.hardware!r} under {root}; there are: {_names(root)}",
+            f"no profile of hardware {instance.hardware!r} under {root}; there are: {_names(root)}{INSTEAD}",
             where=f"{instance.where}.hardware",
         )
     model = hardware / instance.model_name
@@ -32,11 +35,14 @@ def find_profile(root: Path, instance: LssInstance, *, dtype: str, kv_cache_dtyp
         known = sorted(f"{path.parent.name}/{path.name}" for path in hardware.glob("*/*") if path.is_dir())
         raise InputError(
             f"no profile of {instance.model_name!r} on {instance.hardware} under {root}; "
-            f"there are: {', '.join(known) or 'none'}",
+            f"there are: {', '.join(known) or 'none'}{INSTEAD}",
             where=f"{instance.where}.model_name",
         )
     folder = model if any(model.glob("tp*/layers.csv")) else _variant(model, instance, dtype, kv_cache_dtype)
-    degree_folder(folder, instance.tensor_parallel_size)
+    try:
+        degree_folder(folder, instance.tensor_parallel_size)
+    except InputError as error:
+        raise InputError(f"{error}{INSTEAD}", where=instance.where) from None
     return folder
 
 

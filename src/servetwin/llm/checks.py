@@ -1,0 +1,82 @@
+"""Whether a model can be divided as asked: heads, widths, layers and experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from servetwin.core.errors import InputError
+from servetwin.llm.base import ModelArchitecture
+from servetwin.llm.parallel import Parallelism, stage_layers
+from servetwin.llm.parts import LatentAttention, MixtureOfExperts
+
+
+def check_parallelism(model: ModelArchitecture, ranks: Parallelism, *, where: str | None = None) -> None:
+    """Raise if ``model`` cannot be divided among ``ranks``.
+
+    Raises
+    ------
+    InputError
+        With the numbers that do not divide, and what would.
+    """
+    try:
+        stage_layers(model.num_hidden_layers, ranks.pipeline, 0, ranks.partition)
+    except InputError as error:
+        raise InputError(str(error), where=where) from None
+    for trouble in _group_troubles(model, ranks):
+        raise InputError(f"{model.name}: {trouble}", where=where)
+    if ranks.expert == 1 and ranks.experts_group == ranks.tensor:
+        model.check_tensor_parallel_size(ranks.tensor, where=where)
+        return
+    for trouble in _troubles(model, ranks):
+        raise InputError(f"{model.name}: {trouble}", where=where)
+
+
+def _group_troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[str]:
+    """Yield what is wrong with the groups of ranks that share experts, or divide a sequence."""
+    group = ranks.experts_group
+    if ranks.expert > 1 and not model.is_moe:
+        yield f"expert parallelism {ranks.expert}: it has no experts; leave enable_expert_parallel out"
+    if group % ranks.expert:
+        yield f"expert parallelism {ranks.expert} does not divide the {group} ranks of a stage; {_divisors(group)}"
+    if ranks.prefill_context > 1 and ranks.data > 1:
+        yield "prefill_context_parallel_size does not go with data_parallel_size, as in vLLM; leave one at 1"
+    latent = isinstance(model.attention, LatentAttention)
+    kv_heads = 1 if latent else model.num_key_value_heads
+    copies = max(1, ranks.tensor // kv_heads)
+    if ranks.decode_context > 1 and copies % ranks.decode_context:
+        yield (
+            f"decode_context_parallel_size {ranks.decode_context} must divide the copies of the KV cache: {kv_heads} "
+            f"{'compressed head' if latent else 'KV heads'} on {ranks.tensor} accelerators are {copies}; "
+            f"{_divisors(copies)}"
+        )
+
+
+def _troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[str]:
+    for layer, _ in model.layers:
+        attention, mlp, tensor = layer.attention, layer.mlp, ranks.tensor
+        heads = attention.num_heads
+        if heads % tensor:
+            yield f"tensor_parallel_size {tensor} does not divide {heads} attention heads; {_divisors(heads)}"
+        kv_heads = heads if isinstance(attention, LatentAttention) else attention.num_kv_heads
+        if kv_heads % tensor and tensor % kv_heads:
+            yield f"tensor_parallel_size {tensor} neither divides {kv_heads} KV heads nor is a multiple of them"
+        if not isinstance(mlp, MixtureOfExperts):
+            if mlp.intermediate_size % tensor:
+                yield f"tensor_parallel_size {tensor} does not divide intermediate_size {mlp.intermediate_size}"
+            continue
+        if ranks.expert > mlp.num_experts:
+            yield (
+                f"{ranks.expert} accelerators cannot share {mlp.num_experts} experts: at least one each is needed; "
+                f"tensor x data parallelism may be at most {mlp.num_experts} with enable_expert_parallel"
+            )
+        if mlp.intermediate_size % ranks.expert_tensor:
+            yield (
+                f"tensor x data parallelism ({ranks.expert_tensor} accelerators) does not divide the experts' "
+                f"intermediate size {mlp.intermediate_size}; {_divisors(mlp.intermediate_size)}, or set "
+                "enable_expert_parallel: true to keep experts whole"
+            )
+
+
+def _divisors(number: int) -> str:
+    divisors = [str(i) for i in range(1, min(number, 1024) + 1) if number % i == 0]
+    return f"allowed: {', '.join(divisors[:20])}{', ...' if len(divisors) > 20 else ''}"

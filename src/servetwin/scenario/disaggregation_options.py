@@ -1,0 +1,51 @@
+"""Options of a deployment in which some pools compute prompts and others outputs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field
+
+from servetwin.scenario.base import Microseconds, Options, wrapped
+from servetwin.scenario.router_options import RouterOptions
+
+RoleName: TypeAlias = Literal["both", "prefill", "decode"]
+
+
+class PortOptions(Options):
+    """The way of KV between instances: one port per accelerator, each direction by itself."""
+
+    bandwidth_gb_per_s: float | None = Field(
+        None, gt=0, le=1e6, description="Of one accelerator's port, per direction; default: 400 Gbit/s (50)."
+    )
+    latency_us: Microseconds | None = Field(None, description="Of a transfer, from end to end; default: 10.")
+
+
+class DisaggregationOptions(Options):
+    """How requests get from pools with `role: prefill` to pools with `role: decode`."""
+
+    connector: Literal["nixl", "mooncake", "instant"] = Field(
+        "nixl",
+        description="Software that moves KV: decides the defaults of first_token, handoff_us and message_us. `instant` "
+        "moves nothing: KV is there at once.",
+    )
+    first_token: Literal["prefill", "decode"] | None = Field(
+        None,
+        description="Which side makes the first token; `decode` computes the prompt's last token again. Default: the "
+        "connector's.",
+    )
+    handoff_us: Microseconds | None = Field(
+        None,
+        description="From the end of a prefill to the request's arrival at its decode instance: proxy, metadata, "
+        "handshake. Default: the connector's.",
+    )
+    message_us: Microseconds | None = Field(
+        None, description="Of each further block of KV that a transfer consists of. Default: the connector's."
+    )
+    port: PortOptions = Field(PortOptions(), description="Links of the instances to the network that joins them.")
+    local_prompt_tokens: int = Field(
+        0, ge=0, le=2**31 - 1, description="Prompts of at most so many tokens are served whole by a decode instance."
+    )
+    router: Annotated[RouterOptions, BeforeValidator(wrapped("policy"))] = Field(
+        RouterOptions(policy="least_outstanding"), description="Which instance decodes a request."
+    )
