@@ -12,6 +12,7 @@ from servetwin.calibrate.energy_cases import ENERGY_CASES
 from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
 from servetwin.calibrate.kv_cases import kv_capacity_cases
 from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted, predicted_parallel
+from servetwin.calibrate.pim_cases import figure_10, predicted_pim
 from servetwin.calibrate.roofline_cases import ROOFLINE_CASES
 from servetwin.core.errors import InputError
 
@@ -27,6 +28,8 @@ CASES: tuple[Case, ...] = (
     *ROOFLINE_CASES,
     *COLLECTIVES_CASES,
     *ENERGY_CASES,
+    predicted_pim,
+    figure_10,
 )
 
 PAGE = Path("docs/accuracy.md")

@@ -175,6 +175,7 @@ def _predicted_worst(reference: Path, name: str, run: LssRun) -> CaseResult:
 
 
 def predicted_run(reference: Path, name: str, run: LssRun) -> CaseResult:
+    """Compare one of LLMServingSim's predictions, request by request."""
     checks = _request_checks(reference, name, run, PREDICTED_PERCENT)
     worst = max(checks, key=lambda check: abs(check.error))
     exact = int(np.sum([abs(check.error) < 1e-4 for check in checks]))
