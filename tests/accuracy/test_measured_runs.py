@@ -9,7 +9,7 @@ import pytest
 
 from servetwin.calibrate.case import CaseResult
 from servetwin.calibrate.ispass_cases import FIGURE_7, kv_case, throughput_cases
-from servetwin.calibrate.lss_cases import BENCH_RUNS, bench_defaults, lss_summaries, predicted
+from servetwin.calibrate.lss_cases import BENCH_RUNS, bench_defaults, lss_summaries, predicted, predicted_parallel
 from servetwin.calibrate.lss_runs import LssRun
 from servetwin.scenario.importers.llmservingsim import LssFlags
 
@@ -41,6 +41,14 @@ def test_default_mode_is_near_the_measured_runs_and_nearer_than_lss(reference: P
 def test_predictions_of_lss_are_met_request_by_request(reference: Path) -> None:
     """TTFT and TPOT of every request within 1 %."""
     assert missed(predicted(reference)) == []
+
+
+def test_predictions_of_lss_are_met_under_all_kinds_of_parallelism(reference: Path) -> None:
+    """No request's TTFT or TPOT is off by 3 %, and the worst of each file by less than 1 %."""
+    results = predicted_parallel(reference)
+    assert len(results) == 9
+    assert missed(results) == []
+    assert all(abs(check.error) < 1.0 for result in results for check in result.checks)
 
 
 def test_measured_series_are_met(reference: Path) -> None:

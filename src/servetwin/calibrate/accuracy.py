@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from servetwin.calibrate.case import Case, CaseResult, Check
+from servetwin.calibrate.collectives_cases import COLLECTIVES_CASES
 from servetwin.calibrate.energy_cases import ENERGY_CASES
 from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
 from servetwin.calibrate.kv_cases import kv_capacity_cases
-from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted
+from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted, predicted_parallel
 from servetwin.calibrate.roofline_cases import ROOFLINE_CASES
 from servetwin.core.errors import InputError
 
@@ -21,8 +22,10 @@ CASES: tuple[Case, ...] = (
     throughput_cases,
     kv_case,
     predicted,
+    predicted_parallel,
     kv_capacity_cases,
     *ROOFLINE_CASES,
+    *COLLECTIVES_CASES,
     *ENERGY_CASES,
 )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ ROOT = "llmservingsim/ispass26"
 SHARE_TARGETS = dict(zip(SHARES, (2.0, 1.5, 1.5), strict=True))
 BIN_S = 3.0
 WAPE_EXCESS_POINTS = 0.3
+MOE_SHARE_TARGETS = dict.fromkeys(SHARES, 3.5)
 TPU_TPOT_PERCENT = 1.0
 KV_WAPE_PERCENT = 2.0
 HIT_RATE_POINTS = 0.1
@@ -31,12 +33,18 @@ _SEQUENCES = 256
 
 @dataclass(frozen=True)
 class SeriesCase:
-    """A run whose throughput over time was measured: ``<figure>/reference/<series>_throughput.tsv``."""
+    """A run whose throughput over time was measured: ``<figure>/reference/<series>_throughput.tsv``.
+
+    ``share_targets`` are those of the times of shares of the tokens, in percent; WAPE may exceed LLMServingSim's by
+    ``excess_points``.
+    """
 
     title: str
     figure: str
     series: str
     run: LssRun
+    share_targets: Mapping[float, float] = field(default_factory=lambda: SHARE_TARGETS)
+    excess_points: float = WAPE_EXCESS_POINTS
 
 
 A6000_MD = SeriesCase(
@@ -57,6 +65,20 @@ A6000_SD_PC = SeriesCase(
         "profiles-v0",
         LssFlags(max_num_seqs=_SEQUENCES, enable_prefix_caching=True),
     ),
+)
+A6000_SM = SeriesCase(
+    "A6000, one instance of Phi-mini-MoE (figure 5, SM)",
+    "figure_5/A6000",
+    "SM",
+    LssRun(
+        "ispass26/figure_5/A6000/config/SM_config.json",
+        "ispass26/workloads/sharegpt_req300_rate10_phi.jsonl",
+        "profiles-v0",
+        LssFlags(max_num_seqs=_SEQUENCES),
+        models="configs/model",
+    ),
+    MOE_SHARE_TARGETS,
+    0.0,
 )
 TPU_SD = SeriesCase(
     "TPU v6e, one instance (figure 9)",
@@ -80,7 +102,7 @@ SAMPLE_PERIOD_S = 1.0265
 
 def throughput_cases(reference: Path) -> list[CaseResult]:
     """Compare the throughput of figures 5 and 9 over time."""
-    results = [_throughput(reference, case)[0] for case in (A6000_MD, A6000_SD_PC)]
+    results = [_throughput(reference, case)[0] for case in (A6000_MD, A6000_SD_PC, A6000_SM)]
     return [*results, tpu_case(reference)]
 
 
@@ -106,20 +128,20 @@ def _throughput(reference: Path, case: SeriesCase) -> tuple[CaseResult, Result]:
     folder = reference / ROOT / case.figure
     measured, lss = (_curve(folder / kind / f"{case.series}_throughput.tsv") for kind in ("reference", "parsed"))
     ours = token_curve(result)
-    return CaseResult(f"{case.title}, default mode", series_checks(measured, lss, ours)), result
+    return CaseResult(f"{case.title}, default mode", series_checks(case, measured, lss, ours)), result
 
 
-def series_checks(measured: TokenCurve, lss: TokenCurve, ours: TokenCurve) -> list[Check]:
+def series_checks(case: SeriesCase, measured: TokenCurve, lss: TokenCurve, ours: TokenCurve) -> list[Check]:
     """Return the times at which shares of the tokens are out, and WAPE beside LLMServingSim's own."""
     checks = [
         percent_check(
             "tokens out", f"{share:.0%}", "s", measured.time_of_share(share), ours.time_of_share(share), target
         )
-        for share, target in SHARE_TARGETS.items()
+        for share, target in case.share_targets.items()
     ]
     theirs, own = (binned_wape(measured, curve, BIN_S) * 100 for curve in (lss, ours))
     name = f"WAPE in {BIN_S:g} s bins, LLMServingSim's and ours"
-    return [*checks, excess_check(name, theirs, own, WAPE_EXCESS_POINTS)]
+    return [*checks, excess_check(name, theirs, own, case.excess_points)]
 
 
 def _curve(path: Path) -> TokenCurve:

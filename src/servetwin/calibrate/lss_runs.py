@@ -20,13 +20,15 @@ from servetwin.scenario.run import simulate
 class LssRun:
     """A run to simulate, by paths below ``reference/llmservingsim``.
 
-    ``profiles`` is ``profiles-v1`` or ``profiles-v0``; ``flags`` are LLMServingSim's run flags.
+    ``profiles`` is ``profiles-v1`` or ``profiles-v0``; ``flags`` are LLMServingSim's run flags; ``models`` is the
+    folder of model files, None for the built-in models.
     """
 
     cluster: str
     workload: str
     profiles: str = "profiles-v1"
     flags: LssFlags = field(default_factory=LssFlags)
+    models: str | None = None
 
     def simulate(
         self, reference: Path, mode: Literal["lss", "default"] = "default", edits: Mapping[str, Any] | None = None
@@ -37,6 +39,7 @@ class LssRun:
             cluster=root / self.cluster,
             workload=root / self.workload,
             profiles=root / self.profiles,
+            models=None if self.models is None else root / self.models,
             flags=self.flags,
             mode=mode,
         )

@@ -16,8 +16,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ class Case:
     ----------
     target
         Least scaled requests per CPU second that are asked for, 0 where the figure is only reported.
+    steps_target
+        The same for scaled steps; those of each rank of a lockstep group count.
+    engine, experts
+        Further settings of the engine, and of the routing of experts.
     profile
         Folder of a measured profile, or None for the roofline.
     repeats
@@ -63,16 +67,27 @@ class Case:
     profile: str | None = None
     rate_per_s: float = NEAR_SATURATION_PER_S
     target: float = 0.0
+    steps_target: float = 0.0
+    model: str = "meta-llama/Llama-3.1-8B"
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    experts: Mapping[str, Any] = field(default_factory=dict)
     repeats: int = 1
     growth: str = ""
+
+    @property
+    def ranks(self) -> int:
+        """Instances that requests are spread over."""
+        return self.instances * int(self.engine.get("data_parallel_size", 1))
 
     def scenario(self, seed: int = 1) -> dict[str, Any]:
         """Return the case as a scenario."""
         step: dict[str, Any] = {"model": "profile", "path": self.profile} if self.profile else {"model": "roofline"}
+        if self.experts:
+            step["experts"] = dict(self.experts)
         device = "RTXPRO6000" if self.profile else "H100-SXM"
         return {
             "seed": seed,
-            "model": "meta-llama/Llama-3.1-8B",
+            "model": self.model,
             "cluster": [
                 {
                     "name": "chat",
@@ -82,6 +97,7 @@ class Case:
                         "max_num_seqs": 256,
                         "max_num_batched_tokens": 2048,
                         "enable_prefix_caching": self.prefix_caching,
+                        **self.engine,
                     },
                     "step": step,
                 }
@@ -90,7 +106,7 @@ class Case:
             "workload": {
                 "kind": "synthetic",
                 "requests": self.requests,
-                "arrivals": {"kind": "poisson", "rate_per_s": self.rate_per_s * self.instances},
+                "arrivals": {"kind": "poisson", "rate_per_s": self.rate_per_s * self.ranks},
                 "prompt_tokens": {"kind": "lognormal", "mean": 220, "sigma": 1.0},
                 "output_tokens": {"kind": "lognormal", "mean": 200, "sigma": 0.8},
             },
@@ -110,11 +126,33 @@ def cases(profile: str | None, *, quick: bool) -> list[Case]:
     ]
     if profile:
         found.append(Case("100,000 requests, measured profile", 100_000, profile=profile, rate_per_s=25, target=25_000))
+    found += group_cases()
     for router in ROUTERS:
         for instances, repeats in ((1, 50), (32, 2), (1024, 1)):
             name = f"{router}, {instances:,} x 1,000 requests"
             found.append(Case(name, 1_000 * instances, instances, router, repeats=repeats, growth=router))
     return found
+
+
+WIDE = {"data_parallel_size": 32, "enable_expert_parallel": True, "gpu_memory_utilization": 0.95}
+"""32 attention ranks that share all experts; DeepSeek-V3 in FP8 leaves an H100 room for KV."""
+
+
+def group_cases() -> list[Case]:
+    """Return the cases of lockstep groups."""
+    deepseek: dict[str, Any] = {"model": "deepseek-ai/DeepSeek-V3", "engine": WIDE, "rate_per_s": 2.0}
+    return [
+        Case(
+            f"lockstep, 32 ranks, {routing['routing']} experts",
+            10_000,
+            steps_target=20_000,
+            experts=routing,
+            **deepseek,
+        )
+        for routing in ({"routing": "balanced"}, {"routing": "zipf"})
+    ] + [
+        Case("1,024 accelerators, 100,000 requests", 100_000, 32, target=100_000 / 60, **deepseek),
+    ]
 
 
 def heap_per_s() -> float:
@@ -155,6 +193,8 @@ def measure(case: Case) -> dict[str, Any]:
         "requests_per_cpu_s": requests / cpu_s,
         "steps_per_cpu_s": steps / cpu_s,
         "scaled_requests_per_cpu_s": requests / cpu_s * scale,
+        "scaled_steps_per_cpu_s": steps / cpu_s * scale,
+        "target_steps_per_cpu_s": case.steps_target,
         "target_requests_per_cpu_s": case.target,
         "growth": case.growth,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -181,6 +221,11 @@ def line(figures: dict[str, Any], first: dict[str, Any] | None) -> str:
         verdict = f"  cost per request {cost:.2f} x the first's"
     if target:
         verdict = f"  target {target:,.0f}: {'met' if figures['scaled_requests_per_cpu_s'] >= target else 'MISSED'}"
+    steps_target = figures["target_steps_per_cpu_s"]
+    if steps_target:
+        scaled = figures["scaled_steps_per_cpu_s"]
+        reached = "met" if scaled >= steps_target else "MISSED"
+        verdict = f"  {scaled:,.0f} scaled steps/s, target {steps_target:,.0f}: {reached}"
     return (
         f"{figures['name']:40s} {figures['requests_per_cpu_s']:9,.0f} requests/s {figures['steps_per_cpu_s']:9,.0f} "
         f"steps/s  {figures['cpu_s']:7.2f} CPU s {figures['peak_memory_mb']:5,.0f} MB  "

@@ -175,7 +175,7 @@ class StepwiseInstance:
         self.preempted_ns.append(now_ns)
         self.fruitless_preemptions += 1
         if self.fruitless_preemptions > MOST_FRUITLESS_PREEMPTIONS:
-            raise StuckError("requests preempt each other for ever")
+            raise StuckError(f"{MOST_FRUITLESS_PREEMPTIONS} preemptions without one token in between")
         self.cache.release(victim.blocks)
         victim.preemptions += 1
         victim.computed_before_preemption = max(victim.computed, victim.computed_before_preemption)
