@@ -188,3 +188,22 @@ def test_files_of_a_run(tmp_path: Any) -> None:
     assert "Power by component" in page
     run(power=None).write(tmp_path)
     assert not (tmp_path / "power.csv").exists()
+
+
+def test_energy_where_prefill_and_decode_are_apart() -> None:
+    """All energy is shared out among requests, and KV on its way passes the network cards of both sides."""
+    cluster = [
+        {"name": "p", "role": "prefill", "hardware": {"device": "H100-SXM"}},
+        {"name": "d", "role": "decode", "hardware": {"device": "H100-SXM"}},
+    ]
+    power = {"node": NODE | {"nics": {"count": 1, "idle_w": 15.0, "pj_per_bit": 50.0}}}
+    ways = {"disaggregation": {"port": {"bandwidth_gb_per_s": 10.0}}}
+    result = run(cluster=cluster, power=power, **ways)
+    energy = result.energy
+    assert energy is not None
+    assert energy.request_step_j.sum() == pytest.approx(energy.step_j, rel=1e-9)
+    assert np.all(energy.request_step_j > 0)
+    spec = result.outcome.instances[0]
+    moved = result.requests["prompt_tokens"].sum() * spec.kv_bytes_per_block / spec.settings.block_size
+    bits_j = energy.components_j["nics"] - 2 * 15 * energy.duration_s
+    assert bits_j == pytest.approx(2 * moved * 8 * 50e-12, rel=1e-6)

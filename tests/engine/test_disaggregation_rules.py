@@ -9,7 +9,7 @@ from group_helpers import group, stages
 
 from servetwin.engine.base import NOT_YET
 from servetwin.testing.equality import token_times
-from servetwin.testing.transfers import ConstantTransfers, SharedTransfers
+from servetwin.testing.transfers import ConstantTransfers, HurriedTransfers, SharedTransfers
 
 PREFILL, DECODE = pool("prefill"), pool("decode")
 
@@ -153,12 +153,32 @@ def test_transfers_without_any_duration_all_land() -> None:
     assert [times[0] for times in token_times(outcome)] == [10, 20, 30, 40]
 
 
+def test_a_transfer_that_begins_when_another_has_landed_lands_at_that_instant_too() -> None:
+    """Two ways without any duration are used at the same time, one after the other."""
+    outcome = run_apart(requests(*[(0, 8, 3)] * 2), [DECODE, DECODE, PREFILL, PREFILL], lambda: ConstantTransfers(0, 0))
+    assert list(outcome.requests.landed_ns) == [10, 10]
+    assert token_times(outcome) == [[10, 20, 30]] * 2
+
+
 def test_transfers_that_share_a_way_slow_each_other_down() -> None:
     """Two at once take twice as long; the second of two that overlap in part is faster when the first has landed."""
     instances = [pool("prefill", max_num_batched_tokens=8), DECODE]
     outcome = run_apart(requests((0, 8, 2), (0, 8, 2)), instances, lambda: SharedTransfers(0, 10))
     assert list(outcome.requests.transfer_ns) == [10, 20]
     assert list(outcome.requests.landed_ns) == [10 + 10 + 2 * 70, 160 + 10]
+
+
+def test_a_transfer_may_land_sooner_than_was_expected() -> None:
+    """The first was expected at 10,010 ns, and lands when the second begins; nothing happens at 10,010 ns any more."""
+
+    class Hurried(HurriedTransfers):
+        def start(self, now_ns: int, source: int, target: int, tokens: int) -> int:
+            self._latency_ns = 10_000 if now_ns == 10 else 5
+            return super().start(now_ns, source, target, tokens)
+
+    outcome = run_apart(requests((0, 8, 2), (50, 8, 2)), [PREFILL, DECODE], lambda: Hurried(0, 0))
+    assert list(outcome.requests.landed_ns) == [60, 65]
+    assert outcome.end_ns == 80
 
 
 def test_an_instance_that_does_both_keeps_its_own_and_takes_others() -> None:

@@ -14,8 +14,8 @@ from servetwin.testing.random_disaggregation import random_disaggregated_scenari
 from servetwin.testing.random_scenarios import RandomScenario
 from servetwin.testing.stepwise import StepwiseOutcome, simulate_stepwise
 
-SCENARIOS = 200
-PER_TEST = 50
+SCENARIOS = 120
+PER_TEST = 40
 
 
 def how_stuck(error: StuckError) -> str:
@@ -74,7 +74,7 @@ def test_fast_engine_equals_stepwise_engine(first: int) -> None:
         compare(seed)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(min_value=SCENARIOS, max_value=2**63))
 def test_fast_engine_equals_stepwise_engine_on_new_scenarios(seed: int) -> None:
     """The same, on scenarios that nobody has tried before."""
@@ -93,7 +93,7 @@ def test_random_disaggregated_scenarios_reach_what_they_are_for() -> None:
         "local",
     )
     reached = dict.fromkeys((*names, "stuck", "caching later"), 0)
-    for seed in range(200):
+    for seed in range(SCENARIOS):
         scenario = random_disaggregated_scenario(seed)
         how = scenario.make_disaggregation()
         assert how is not None

@@ -71,10 +71,18 @@ def test_figures_that_contradict_each_other(given: dict[str, float], message: st
 
 def test_a_device_without_peaks_in_bf16_counts_in_what_it_has() -> None:
     """Its energy per operation comes from the format that it has."""
-    device = replace(H100, peak_flops={"fp32": 1e14})
-    assert device_power(device).flop_energy("bf16") == pytest.approx(
-        device_power(H100).flop_energy("bf16") * 989.4e12 / 2e14
-    )
+    other = replace(H100, family=None)
+    device = replace(other, peak_flops={"fp32": 1e14})
+    expected = device_power(other).flop_energy("bf16") * H100.peak("bf16") / 2e14
+    assert device_power(device).flop_energy("bf16") == pytest.approx(expected)
+
+
+def test_boards_of_one_chip_share_its_energies() -> None:
+    """H20 and H200 take what H100 takes per operation and byte; their limits and floors are their own."""
+    powers = [device_power(load_device(name)) for name in ("H100-SXM", "H200-SXM", "H20")]
+    assert len({power.joules_per_weight_byte for power in powers}) == 1
+    assert len({power.flop_energy("bf16") for power in powers}) == 1
+    assert len({power.kernel_w for power in powers}) == 2
 
 
 @given(st.floats(0.2, 1.0), st.floats(0.2, 1.0))

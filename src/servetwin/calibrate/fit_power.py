@@ -1,6 +1,7 @@
 """Fits the power of H100: ``python -m servetwin.calibrate.fit_power``. Needs ``servetwin[fit]`` (SciPy).
 
-Prints the shares that stand in ``hardware/power_classes.yaml``; the same data give the same figures.
+Prints the figures that stand in ``hardware/power_classes.yaml`` (energies for Hopper, shares of the limit for chips of
+which nothing was measured); the same data give the same figures.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ def main() -> int:
     }
     for name, watts in shares.items():
         print(f"{name}: {watts / power.limit_w:.3f}")
+    for name, joules in (
+        ("joules_per_flop", power.joules_per_flop["bf16"]),
+        ("joules_per_weight_byte", power.joules_per_weight_byte),
+        ("joules_per_kv_byte", power.joules_per_kv_byte),
+    ):
+        print(f"{name}: {joules:.2e}")
     print(f"format_energy fp8: {power.joules_per_flop['fp8'] / power.joules_per_flop['bf16']:.2f}")
     errors = np.abs([row.errors(power) for row in rows])
     print(f"median errors: power {np.median(errors[:, 0]):.1%}, energy per token {np.median(errors[:, 1]):.1%}")

@@ -147,7 +147,8 @@ class InstanceLog:
     ``span_round`` on. Tokens at the end of a prefill (the first token, and the next token after a preemption) are in no
     span: the first is the request's ``first_token_ns``; others are rows ``resumed_request, resumed_ns``.
 
-    Queue: ``preempted_ns`` and ``readmitted_ns``: when a running request went back to waiting, and when one came back.
+    Queue: ``preempted_ns`` and ``readmitted_ns``: when a running request went back to waiting, and when one came back;
+    ``preempted_request`` and ``readmitted_request``: which.
     """
 
     start_ns: array[int] = field(default_factory=_longs)
@@ -168,6 +169,8 @@ class InstanceLog:
     resumed_ns: array[int] = field(default_factory=_longs)
     preempted_ns: array[int] = field(default_factory=_longs)
     readmitted_ns: array[int] = field(default_factory=_longs)
+    preempted_request: array[int] = field(default_factory=_ints)
+    readmitted_request: array[int] = field(default_factory=_ints)
 
 
 @dataclass(slots=True)

@@ -456,6 +456,7 @@ class Instance:
             request.remote = LOCAL
             return
         self.log.readmitted_ns.append(now_ns)
+        self.log.readmitted_request.append(row)
         if request.lost_tokens > found:
             requests.recomputed_tokens[row] += request.lost_tokens - found
         request.lost_tokens = 0

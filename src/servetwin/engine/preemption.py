@@ -51,6 +51,7 @@ def preempt(instance: Instance, request: Request, scheduled_tokens: int) -> None
     del instance.running[request.row]
     instance.requests.preemptions[request.row] += 1
     instance.log.preempted_ns.append(instance.start_ns)
+    instance.log.preempted_request.append(request.row)
     instance.waiting.push(request)
 
 

@@ -157,9 +157,7 @@ def _classes() -> Mapping[str, Any]:
 
 def _of_class(device: Device, idle_w: float, limit_w: float, where: str | None) -> DevicePower:
     shares = power_class(device.family)
-    peak = _bf16_peak(device, shares["format_energy"], where)
-    flop = shares["compute_share"] * limit_w / peak
-    bandwidth = device.memory_bandwidth_bytes_per_s
+    flop, weight_byte, kv_byte = _energies(device, limit_w, where)
     standby_w = max(idle_w, shares["standby_share"] * limit_w)
     return DevicePower(
         name=device.name,
@@ -169,11 +167,25 @@ def _of_class(device: Device, idle_w: float, limit_w: float, where: str | None) 
         limit_w=limit_w,
         standby_s=shares["standby_s"],
         joules_per_flop={"bf16": flop, "fp16": flop} | {k: v * flop for k, v in shares["format_energy"].items()},
-        joules_per_weight_byte=shares["weight_share"] * limit_w / bandwidth,
-        joules_per_kv_byte=shares["kv_share"] * limit_w / bandwidth,
+        joules_per_weight_byte=weight_byte,
+        joules_per_kv_byte=kv_byte,
         voltage_floor=shares["voltage_floor"],
         lowest_clock=shares["lowest_clock"],
         source=shares["source"],
+    )
+
+
+def _energies(device: Device, limit_w: float, where: str | None) -> tuple[float, float, float]:
+    """Return joules per operation in bf16, per byte of weights, and per byte of KV."""
+    shares = power_class(device.family)
+    if "joules_per_flop" in shares:
+        return shares["joules_per_flop"], shares["joules_per_weight_byte"], shares["joules_per_kv_byte"]
+    peak = _bf16_peak(device, shares["format_energy"], where)
+    bandwidth = device.memory_bandwidth_bytes_per_s
+    return (
+        shares["compute_share"] * limit_w / peak,
+        shares["weight_share"] * limit_w / bandwidth,
+        shares["kv_share"] * limit_w / bandwidth,
     )
 
 

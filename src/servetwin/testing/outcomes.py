@@ -48,7 +48,10 @@ class MadeOutcome:
 
 @dataclass(slots=True)
 class _Instance:
-    """An instance that admits, starves, preempts and finishes requests at random."""
+    """An instance that admits, starves, preempts and finishes requests at random.
+
+    With several lanes it is a pipeline: a step may start before the one before has ended, and some compute nothing.
+    """
 
     draw: random.Random
     log: InstanceLog
@@ -56,11 +59,18 @@ class _Instance:
     workload: Workload
     tokens: list[list[int]]
     waiting: list[int]
+    lanes: int = 1
     running: dict[int, bool] = field(default_factory=dict)
     """Whether the prompt is computed, by row."""
-    open_spans: dict[int, tuple[int, int]] = field(default_factory=dict)
-    rounds: int = 0
+    open_spans: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """Lane, first round and tokens so far, by row."""
+    rounds: dict[int, int] = field(default_factory=dict)
+    """How many there were, by lane."""
+    free_ns: dict[int, int] = field(default_factory=dict)
+    """When a running request's last step ends, by row."""
     now_ns: int = 0
+    end_ns: int = 0
+    """When the last step ends."""
     again: list[int] = field(default_factory=list)
 
     def run(self, end_ns: int | None) -> None:
@@ -70,8 +80,11 @@ class _Instance:
                 break
             self._admit()
             if not self.running:
+                self.now_ns = max(self.now_ns, self.end_ns)
                 self.log.idle_ns.append(self.now_ns)
                 self.log.idle_cached_blocks.append(self.draw.randrange(50))
+                self.log.idle_used_blocks.append(0)
+                self.log.idle_used_blocks.append(0)
                 next_ns = self.requests.arrival_ns[self.waiting[0]] if self.waiting and not self.again else 0
                 self.now_ns = max(self.now_ns + 1, next_ns)
                 continue
@@ -81,6 +94,7 @@ class _Instance:
 
     def _admit(self) -> None:
         while self.again and self.draw.random() < 0.5:
+            self.log.readmitted_request.append(self.again[0])
             self.running[self.again.pop(0)] = False
             self.log.readmitted_ns.append(self.now_ns)
         while self.waiting and self.requests.arrival_ns[self.waiting[0]] <= self.now_ns:
@@ -92,45 +106,55 @@ class _Instance:
             self.requests.cached_tokens[row] = self.draw.randrange(int(self.workload.prompt_tokens[row]))
 
     def _step(self) -> None:
-        start_ns = self.now_ns
-        self.now_ns += self.draw.choice([1, 7, 1_000, 5_000_000, 300_000_000])
-        decoding = [row for row, ready in self.running.items() if ready and self.draw.random() < 0.9]
-        for row in [row for row in self.open_spans if row not in decoding]:
+        start_ns, lane = self.now_ns, self.draw.randrange(self.lanes)
+        self.end_ns = max(start_ns, self.end_ns) + self.draw.choice([1, 7, 1_000, 5_000_000, 300_000_000])
+        free = [row for row in self.running if self.free_ns.get(row, 0) <= start_ns]
+        mine = [row for row in free if self.open_spans.get(row, (lane,))[0] == lane]
+        decoding = [row for row in mine if self.running[row] and self.draw.random() < 0.9]
+        for row in [row for row, span in self.open_spans.items() if span[0] == lane and row not in decoding]:
             self._close(row)
-        for row in [row for row, ready in self.running.items() if not ready and self.draw.random() < 0.6]:
+        prefilled = [row for row in free if not self.running[row] and self.draw.random() < 0.6]
+        for row in prefilled:
             self._end_prefill(row)
         for row in decoding:
-            begin, count = self.open_spans.get(row, (self.rounds, 0))
-            self.open_spans[row] = (begin, count + 1)
+            _, begin, count = self.open_spans.get(row, (lane, self.rounds.get(lane, 0), 0))
+            self.open_spans[row] = (lane, begin, count + 1)
             self._token(row)
-        self.rounds += bool(decoding)
-        self._write_step(start_ns, len(decoding))
-        for row in [row for row in self.running if self.draw.random() < 0.03]:
+        self.rounds[lane] = self.rounds.get(lane, 0) + bool(decoding)
+        is_dummy = self.lanes > 1 and not decoding and not prefilled
+        self._write_step(start_ns, len(decoding), 0 if is_dummy else len(decoding) + self.draw.randrange(100), lane)
+        self.now_ns = self.end_ns if self.lanes == 1 else self.draw.randint(start_ns + 1, self.end_ns)
+        for row in [
+            row for row in self.running if self.free_ns.get(row, 0) <= self.now_ns and self.draw.random() < 0.03
+        ]:
             self._preempt(row)
 
-    def _write_step(self, start_ns: int, decoded: int) -> None:
+    def _write_step(self, start_ns: int, decoded: int, tokens: int, lane: int) -> None:
         self.log.start_ns.append(start_ns)
-        self.log.end_ns.append(self.now_ns)
+        self.log.end_ns.append(self.end_ns)
         self.log.decoded.append(decoded)
-        self.log.tokens.append(decoded + self.draw.randrange(100))
+        self.log.tokens.append(tokens)
         self.log.kv_used_blocks.append(self.draw.randrange(1, 60))
         self.log.kv_cached_blocks.append(self.draw.randrange(40))
+        if self.lanes > 1:
+            self.log.lane.append(lane)
 
     def _end_prefill(self, row: int) -> None:
         self.running[row] = True
         if self.tokens[row]:
             self.log.resumed_request.append(row)
-            self.log.resumed_ns.append(self.now_ns)
+            self.log.resumed_ns.append(self.end_ns)
         else:
-            self.requests.first_token_ns[row] = self.now_ns
+            self.requests.first_token_ns[row] = self.end_ns
         self._token(row)
 
     def _token(self, row: int) -> None:
-        self.tokens[row].append(self.now_ns)
+        self.free_ns[row] = self.end_ns
+        self.tokens[row].append(self.end_ns)
         if len(self.tokens[row]) == self.workload.output_tokens[row]:
             self._close(row)
             del self.running[row]
-            self.requests.finish_ns[row] = self.now_ns
+            self.requests.finish_ns[row] = self.end_ns
             self.requests.state[row] = COMPLETED
 
     def _preempt(self, row: int) -> None:
@@ -138,15 +162,18 @@ class _Instance:
         del self.running[row]
         self.again.append(row)
         self.log.preempted_ns.append(self.now_ns)
+        self.log.preempted_request.append(row)
         self.requests.preemptions[row] += 1
         self.requests.recomputed_tokens[row] += self.draw.randrange(10)
 
     def _close(self, row: int) -> None:
         if row in self.open_spans:
-            begin, count = self.open_spans.pop(row)
+            lane, begin, count = self.open_spans.pop(row)
             self.log.span_request.append(row)
             self.log.span_round.append(begin)
             self.log.span_tokens.append(count)
+            if self.lanes > 1:
+                self.log.span_lane.append(lane)
 
 
 def make_outcome(
@@ -158,6 +185,8 @@ def make_outcome(
     end_ns: int | None = None,
 ) -> MadeOutcome:
     """Return a random outcome in which requests wait, are starved, preempted and rejected.
+
+    Every second instance has three lanes, as a pipeline has.
 
     Parameters
     ----------
@@ -185,7 +214,7 @@ def make_outcome(
             log.reasons[row] = "prompt + output exceed max_model_len"
     for number in range(instances):
         mine = [row for row in range(requests) if log.instance[row] == number and log.state[row] != REJECTED]
-        instance = _Instance(draw, InstanceLog(), log, workload, tokens, mine)
+        instance = _Instance(draw, InstanceLog(), log, workload, tokens, mine, lanes=1 + 2 * (number % 2))
         instance.run(end_ns)
         logs.append(instance.log)
     last_ns = max([0, *(entry.end_ns[-1] for entry in logs if entry.end_ns)])

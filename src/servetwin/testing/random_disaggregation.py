@@ -10,7 +10,7 @@ import numpy as np
 from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Role, Router, Transfers, routers
 from servetwin.testing.random_groups import MOST_INSTANCES, random_group
 from servetwin.testing.random_scenarios import RandomScenario, random_instance, random_workload
-from servetwin.testing.transfers import ConstantTransfers, SharedTransfers
+from servetwin.testing.transfers import ConstantTransfers, HurriedTransfers, SharedTransfers
 
 
 def random_disaggregated_scenario(seed: int) -> RandomScenario:
@@ -79,9 +79,11 @@ def _make_disaggregation(rng: np.random.Generator, seed: int) -> Callable[[], Di
 
 def _make_transfers(rng: np.random.Generator) -> Callable[[], Transfers | None]:
     latency_ns, token_ns = int(rng.choice([0, 0, 1, 50, 2000])), int(rng.choice([0, 1, 1, 10, 100]))
-    kind = rng.choice(["instant", "constant", "shared", "shared"])
+    kind = rng.choice(["instant", "constant", "shared", "shared", "hurried"])
     if kind == "instant":
         return lambda: None
     if kind == "constant":
         return lambda: ConstantTransfers(latency_ns, token_ns)
+    if kind == "hurried":
+        return lambda: HurriedTransfers(latency_ns, token_ns)
     return lambda: SharedTransfers(latency_ns, token_ns)

@@ -96,3 +96,15 @@ class SharedTransfers:
         for transfer, speed in zip(self._under_way, speeds, strict=True):
             transfer.work = max(0, transfer.work - speed * (now_ns - self._now_ns))
         self._now_ns = now_ns
+
+
+class HurriedTransfers(ConstantTransfers):
+    """Each that begins makes all others land at once: what was expected later comes sooner.
+
+    (A flow speeds another one up where it slows a third one down that shares a link with it.)
+    """
+
+    def start(self, now_ns: int, source: int, target: int, tokens: int) -> int:
+        """Begin a transfer."""
+        self._landings = [(min(now_ns, landing_ns), number) for landing_ns, number in self._landings]
+        return super().start(now_ns, source, target, tokens)

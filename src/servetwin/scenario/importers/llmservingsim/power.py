@@ -72,13 +72,14 @@ def _ours(nodes: Sequence[_Node], pools: Sequence[Mapping[str, Any]]) -> tuple[d
     unlike = any(node.power != nodes[0].power or node.memory_gb != nodes[0].memory_gb for node in nodes)
     if unlike:
         return {}, ["power keys are left out in default mode: nodes that differ need --mode lss"]
-    try:
-        devices = {
-            name: _device(nodes[0], name)
-            for name in {hardware for node in nodes for hardware in node.instances.values()}
-        }
-    except InputError as error:
-        return {}, [f"power keys are left out in default mode: {error}"]
+    names = dict.fromkeys(hardware for node in nodes for hardware in node.instances.values())
+    for name in names:
+        try:
+            load_device(name)
+        except InputError as error:
+            unknown = str(error).partition(". Allowed:")[0]
+            return {}, [f"power keys are left out in default mode, which needs the device's data sheet: {unknown}"]
+    devices = {name: _device(nodes[0], name) for name in names}
     sizes = {pool["name"]: pool["engine"].get("tensor_parallel_size", 1) for pool in pools}
     of_node = sum(sizes[name.rsplit("-", 1)[0]] for name in nodes[0].instances if name.rsplit("-", 1)[0] in sizes)
     node = _node_options(nodes[0]) | ({"accelerators": of_node} if len(pools) == 1 and of_node else {})
@@ -87,7 +88,6 @@ def _ours(nodes: Sequence[_Node], pools: Sequence[Mapping[str, Any]]) -> tuple[d
 
 
 def _device(node: _Node, name: str) -> dict[str, float]:
-    load_device(name, where=node.where)
     figures = ObjectReader(node.part("npu").required(name), f"{node.where}.npu.{name}")
     return {
         "idle_w": figures.number("idle_power"),
@@ -105,7 +105,7 @@ def _node_options(node: _Node) -> dict[str, Any]:
         "base_w": ObjectReader(node.power, node.where).number("base_node_power"),
         "host": {
             "idle_w": idle,
-            "per_active_accelerator_w": span * max(CPU_SHARE - cpu.number("util"), 0.0),
+            "per_active_accelerator_w": round(span * max(CPU_SHARE - cpu.number("util"), 0.0), 9),
             "limit_w": max(cpu.number("active_power"), idle),
         },
         "dram": {
