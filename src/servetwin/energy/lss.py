@@ -199,7 +199,8 @@ def _shares_of_layers(model: StepModel, columns: StepColumns) -> Floats:
         if key not in known:
             mean = round(kv / decodes) if decodes else 0
             chunks = ((key[1], round(context)),) if key[1] else ()
-            known[key] = _share_of_layers(model, StepShape(key[0], round(kv), chunks, mean, mean))
+            shape = StepShape(key[0], round(kv), chunks, mean, mean, decode_prompts=(mean,) * key[0])
+            known[key] = _share_of_layers(model, shape)
         shares[i] = known[key]
     return shares
 

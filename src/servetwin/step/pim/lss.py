@@ -94,8 +94,8 @@ class LssPimAttention:
         return decodes.num * self._layers * self.io_bytes_per_request
 
     def _lengths(self, decodes: Decodes) -> tuple[int, ...]:
-        if not self._kv_grows and len(decodes.prompts) == decodes.num:
-            return decodes.prompts  # else a step is told of afterwards, by its sums: equal lengths
+        if not self._kv_grows:
+            return decodes.prompts
         mean = decodes.kv_tokens // decodes.num if decodes.num else 0
         return (mean,) * decodes.num
 
