@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,7 +77,9 @@ walks = st.lists(st.booleans(), min_size=1, max_size=9).map(
 """Keys of blocks: a walk down a binary tree."""
 
 operations = st.lists(
-    st.tuples(st.sampled_from(["admit", "reserve", "extend", "release"]), st.integers(0, 99), walks, st.integers(1, 20)),
+    st.tuples(
+        st.sampled_from(["admit", "reserve", "extend", "release"]), st.integers(0, 99), walks, st.integers(1, 20)
+    ),
     max_size=80,
 )
 
@@ -143,13 +147,36 @@ class Both:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(operations=operations, num_blocks=st.integers(1, 25))
 def test_equal_to_single_blocks(
     shared: bool, operations: list[tuple[str, int, list[int], int]], num_blocks: int
 ) -> None:
     """Every lookup finds as many blocks, and as many are free and cached after every change."""
-    both = Both(num_blocks, shared=shared)
+    play(Both(num_blocks, shared=shared), operations)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("seed", range(25))
+def test_equal_to_single_blocks_for_long(seed: int, shared: bool) -> None:
+    """The same with 300 operations on prompts that mostly go the same way, so that copies and splits are many."""
+    source = Random(seed)
+    names = ["admit", "admit", "reserve", "extend", "extend", "release"]
+    operations = [
+        (source.choice(names), source.randrange(100), random_walk(source), source.randint(1, 20)) for _ in range(300)
+    ]
+    play(Both(source.randint(4, 60), shared=shared), operations)
+
+
+def random_walk(source: Random) -> list[int]:
+    """Return a walk of 1 to 9 blocks that seldom leaves the main way."""
+    turns = [source.random() < 0.15 for _ in range(source.randint(1, 9))]
+    return [sum((1 + turn) * 3**i for i, turn in enumerate(turns[: n + 1])) for n in range(len(turns))]
+
+
+def play(both: Both, operations: list[tuple[str, int, list[int], int]]) -> None:
+    """Do all operations, then let everybody go; compare after each."""
+    num_blocks = both.cache.free_blocks
     for operation, number, keys, tokens in operations:
         if operation in ("admit", "reserve"):
             both.come(keys, tokens, findable=operation == "admit")
