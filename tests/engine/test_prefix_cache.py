@@ -40,7 +40,7 @@ class PlainCache:
         return hits
 
     def hold(self, hits: list[PlainBlock]) -> list[PlainBlock]:
-        """Reference blocks."""
+        """Add a reference to blocks."""
         for block in hits:
             if block.references == 0:
                 self.queue.remove(block)
