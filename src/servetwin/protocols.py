@@ -21,6 +21,7 @@ from servetwin.engine.base import (
     orderings,
     schedulers,
 )
+from servetwin.memory.tiers import Eviction, evictions
 from servetwin.network.base import Collectives, Link, collectives
 from servetwin.step.base import StepModel, StepModelBase, StepShape, step_models
 from servetwin.step.experts.base import (
@@ -40,6 +41,7 @@ __all__ = [
     "Collectives",
     "Contents",
     "EngineSettings",
+    "Eviction",
     "ExecutionPlan",
     "ExpertLoad",
     "ExpertPlacement",
@@ -68,6 +70,7 @@ __all__ = [
     "Workload",
     "WorkloadSource",
     "collectives",
+    "evictions",
     "execution_plans",
     "expert_placements",
     "expert_routings",
