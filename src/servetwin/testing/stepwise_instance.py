@@ -88,8 +88,8 @@ class StepwiseInstance:
         self.steps: list[tuple[int, int, int, int, int, int]] = []
         self.gauges: list[tuple[int, int, int, int, int]] = []
         self.idle: list[tuple[int, int, int]] = []
-        self.preempted_ns: list[int] = []
-        self.readmitted_ns: list[int] = []
+        self.preemptions: list[tuple[int, int]] = []
+        self.readmissions: list[tuple[int, int]] = []
 
     def enqueue(self, request: StepwiseRequest) -> None:
         """Put a request into the waiting queue."""
@@ -172,7 +172,7 @@ class StepwiseInstance:
 
     def _preempt(self, victim: StepwiseRequest, now_ns: int) -> None:
         self.preempted = True
-        self.preempted_ns.append(now_ns)
+        self.preemptions.append((now_ns, victim.row))
         self.fruitless_preemptions += 1
         if self.fruitless_preemptions > MOST_FRUITLESS_PREEMPTIONS:
             raise StuckError(f"{MOST_FRUITLESS_PREEMPTIONS} preemptions without one token in between")
@@ -213,7 +213,7 @@ class StepwiseInstance:
         if not self.cache.allocate(request, hits, found + tokens):
             return False
         if request.first_scheduled_ns >= 0:
-            self.readmitted_ns.append(now_ns)
+            self.readmissions.append((now_ns, request.row))
         else:
             request.first_scheduled_ns = now_ns
             request.cached_tokens = found
