@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
-from servetwin.cluster.base import Disaggregation
+from servetwin.cluster.base import Disaggregation, LinkRecord, Transfers
 from servetwin.engine.admission import rejection_reason
 from servetwin.engine.base import RequestLog
 from servetwin.engine.handover import land, release_held
@@ -98,10 +99,16 @@ class Handovers:
                 requests.landed_ns[row] = now_ns
                 self._let_go(row, now_ns)
             else:
-                source = requests.prefill_instance[row]
-                self._rows[transfers.start(now_ns, source, instance.number, tokens)] = row
+                self._rows[self._start(transfers, now_ns, row, instance.number, tokens)] = row
         instance.reserved.clear()
         self._expect()
+
+    def _start(self, transfers: Transfers, now_ns: int, row: int, target: int, tokens: int) -> int:
+        source = self._requests.prefill_instance[row]
+        if not getattr(transfers, "overlaps", False):
+            return transfers.start(now_ns, source, target, tokens)
+        overlapping = cast(OverlappingTransfers, transfers)
+        return overlapping.start(now_ns, source, target, tokens, produced_ns=produced_ns(self._requests, row))
 
     def land(self, now_ns: int) -> None:
         """Let requests be admitted whose KV has come."""
@@ -128,3 +135,27 @@ class Handovers:
         if due_ns is not None and due_ns != self._due_ns:
             self._due_ns = due_ns
             heapq.heappush(self._events, (due_ns, LANDING, 0))
+
+
+class OverlappingTransfers(Protocol):
+    """`Transfers` that move KV while the prompt is computed."""
+
+    def start(self, now_ns: int, source: int, target: int, tokens: int, *, produced_ns: int) -> int:
+        """See `Transfers`."""
+        ...
+
+
+def produced_ns(requests: RequestLog, row: int) -> int:
+    """Return how long a prompt was computed in one piece: 0 if it was preempted on the way, and began anew."""
+    if requests.preemptions[row]:
+        return 0
+    return requests.handed_over_ns[row] - requests.first_scheduled_ns[row]
+
+
+def link_records(disaggregation: Disaggregation | None) -> Sequence[LinkRecord]:
+    """Return what the links carried, if whoever carries KV tells."""
+    transfers = disaggregation.transfers if disaggregation else None
+    if transfers is None or not hasattr(transfers, "link_records"):
+        return ()
+    records: Sequence[LinkRecord] = transfers.link_records()
+    return records

@@ -21,7 +21,7 @@ from servetwin.cluster.base import (
     Router,
     SimulationOutcome,
 )
-from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, STEP, Handovers
+from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, STEP, Handovers, link_records
 from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
@@ -177,6 +177,8 @@ class _Loop:
             end_ns=self._now_ns,
             complete=complete,
             notices=self._notices(),
+            handoff_ns=self.disaggregation.handoff_ns if self.disaggregation else 0,
+            links=link_records(self.disaggregation),
         )
 
     def _stop_soon(self) -> None:

@@ -67,7 +67,9 @@ class Deployment:
             return None
         options = scenario.disaggregation or DisaggregationOptions()
         router = make_router(options.router, scenario.seed, "disaggregation.router")
-        return make_disaggregation(options, router, self.replicas, self.instances)
+        return make_disaggregation(
+            options, router, self.replicas, self.instances, seconds_to_ns(scenario.output.interval_s)
+        )
 
     @property
     def rejections(self) -> list[str]:
