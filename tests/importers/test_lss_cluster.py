@@ -75,12 +75,13 @@ def test_roles_are_read(deployment: Deployment) -> None:
     assert [instance.role for instance in cluster.instances] == ["prefill", "decode", None]
 
 
-def test_a_pim_is_refused_by_name(deployment: Deployment) -> None:
-    """It stands in the host's memory."""
+def test_a_pim_is_read_from_the_hosts_memory(deployment: Deployment) -> None:
+    """Each instance has the name and the size of its node's; the first node's counts for the cluster."""
     data = cluster_with()
     data["nodes"][0]["cpu_mem"] = data["nodes"][0]["cpu_mem"] | {"pim_config": "DDR4"}
-    with pytest.raises(InputError, match=r"pim_config.*not modelled yet"):
-        read_cluster(deployment.write(data))
+    cluster = read_cluster(deployment.write(data))
+    assert (cluster.pim_config, cluster.instances[0].pim_config) == ("DDR4", "DDR4")
+    assert cluster.instances[0].host_memory_gib == 512
 
 
 def test_a_placement_that_moves_nothing_is_accepted(deployment: Deployment) -> None:

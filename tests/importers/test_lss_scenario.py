@@ -139,14 +139,43 @@ def test_models_and_architectures_of_the_user_are_read(deployment: Deployment) -
         deployment.scenario(cluster_with(), architectures=folder)
 
 
-def test_power_keys_are_kept_with_a_notice(deployment: Deployment) -> None:
-    """They stand in the file as a comment, so that nothing is lost."""
+POWER = {
+    "base_node_power": 60,
+    "npu": {"RTXPRO6000": {"idle_power": 35, "standby_power": 300, "active_power": 600, "standby_duration": 18}},
+    "cpu": {"idle_power": 10, "active_power": 200, "util": 0.2},
+    "dram": {"dimm_size": 32, "idle_power": 2.0, "energy_per_bit": 6.0},
+    "link": {"num_links": 1, "idle_power": 5, "energy_per_bit": 4.0},
+    "nic": {"num_nics": 1, "idle_power": 20},
+    "storage": {"num_devices": 2, "idle_power": 5},
+}
+
+
+def with_power(power: dict[str, Any]) -> dict[str, Any]:
+    """Return a cluster file whose node has power."""
     data = cluster_with()
-    data["nodes"][0]["power"] = {"base_node_power": 60}
-    path = deployment.folder / "s.yaml"
-    imported = write_scenario(deployment.source(data), path)
-    assert any("power" in notice for notice in imported.notices)
-    assert '# power of node 0: {"base_node_power": 60}' in path.read_text(encoding="utf-8")
+    data["nodes"][0]["power"] = power
+    hardware = data["nodes"][0]["instances"][0]["hardware"]
+    if "npu" in power:
+        power["npu"] = {hardware: next(iter(power["npu"].values()))}
+    return data
+
+
+def test_power_keys_become_keys_of_the_scenario(deployment: Deployment) -> None:
+    """Mode lss keeps LSS's own model and figures; default mode puts the figures into ours, and both build."""
+    data = with_power(dict(POWER))
+    lss = deployment.scenario(data, mode="lss")["power"]["lss"]["nodes"]
+    assert [node["base_node_power"] for node in lss] == [60]
+    ours = deployment.scenario(data)["power"]
+    (device,) = ours["devices"].values()
+    assert device == {"idle_w": 35.0, "standby_w": 300.0, "standby_s": 18.0, "limit_w": 600.0}
+    assert ours["node"]["host"] == {"idle_w": 48.0, "per_active_accelerator_w": 95.0, "limit_w": 200.0}
+    assert ours["node"]["accelerators"] == 1
+
+
+def test_power_keys_that_are_missing_are_named(deployment: Deployment) -> None:
+    """With the place in the cluster file."""
+    with pytest.raises(InputError, match=r"nodes\[0\]\.power: key 'npu' is missing"):
+        deployment.scenario(with_power({"base_node_power": 60}))
 
 
 def test_an_existing_file_is_kept_without_force(deployment: Deployment) -> None:

@@ -60,7 +60,7 @@ def test_the_documented_scenario_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("seed: 1", "sed: 1", "s.yaml:1: sed: unknown key 'sed'; did you mean 'seed'? Allowed: cluster, "),
+        ("seed: 1", "sed: 1", "s.yaml:1: sed: unknown key 'sed'; did you mean 'seed'? Allowed: carbon, cluster, "),
         ("count: 1", "cout: 1", "s.yaml:6: cluster.chat.hardware.cout: unknown key 'cout'; did you mean 'count'?"),
         ("replicas: 2", "replicas: -2", "s.yaml:5: cluster.chat.replicas: given -2: should be at least 1"),
         ("replicas: 2", "replicas: 99999999", "replicas: given 99999999: should be at most 1,000,000"),

@@ -132,7 +132,7 @@ PREDICTED_RUNS = {
 
 def predicted(reference: Path) -> list[CaseResult]:
     """Compare mode lss with LLMServingSim's predictions, request by request."""
-    return [_predicted(reference, name, run) for name, run in PREDICTED_RUNS.items()]
+    return [predicted_run(reference, name, run) for name, run in PREDICTED_RUNS.items()]
 
 
 PARALLEL_RUNS = {
@@ -175,7 +175,8 @@ def predicted_worst(reference: Path, name: str, run: LssRun) -> CaseResult:
     return CaseResult(title, [*worst, count])
 
 
-def _predicted(reference: Path, name: str, run: LssRun) -> CaseResult:
+def predicted_run(reference: Path, name: str, run: LssRun) -> CaseResult:
+    """Compare one of LLMServingSim's predictions, request by request."""
     checks = _request_checks(reference, name, run, PREDICTED_PERCENT)
     worst = max(checks, key=lambda check: abs(check.error))
     exact = int(np.sum([abs(check.error) < 1e-4 for check in checks]))

@@ -42,6 +42,7 @@ class LssRun:
             models=None if self.models is None else root / self.models,
             flags=self.flags,
             mode=mode,
+            pim_configs=root / "configs" / "pim",
         )
         folder = Path.cwd()
         return simulate(import_scenario(source, folder).data, folder=folder, edits=edits)

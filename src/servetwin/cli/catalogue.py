@@ -24,13 +24,13 @@ def mount(app: typer.Typer) -> None:
 
 
 def list_names(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, hardware, links, routers, schedulers, ...")],
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="What to list; without it, the kinds.")] = None,
     as_json: Json = False,
 ) -> None:
     """List what can be named in a scenario."""
-    if kind not in LISTS:
+    if kind is not None and kind not in LISTS:
         raise unknown_name("list", kind, LISTS, where="servetwin list")
-    rows = LISTS[kind]()
+    rows = LISTS[kind]() if kind else [{"kind": name} for name in LISTS]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -64,6 +64,24 @@ def _hardware() -> list[Row]:
             "peak_dense_tflops": {name: round(peak / 1e12, 1) for name, peak in device.peak_flops.items()},
         }
         for device in list_devices()
+    ]
+
+
+def _pim() -> list[Row]:
+    from servetwin.core.units import GB, GIB
+    from servetwin.hardware.pim import load_pim_device, pim_device_names
+
+    return [
+        {
+            "name": device.name,
+            "capacity_gib": device.capacity_bytes / GIB,
+            "channels": device.channels,
+            "internal_gb_per_s": round(device.internal_bytes_per_s / GB),
+            "pins_gb_per_s": round(device.channels * device.external_bytes_per_s / GB),
+            "gflops": round(device.flops_per_channel * device.channels / 1e9),
+            "link_gb_per_s": device.link_bytes_per_s / GB,
+        }
+        for device in map(load_pim_device, pim_device_names())
     ]
 
 
@@ -168,6 +186,7 @@ def _workloads() -> list[Row]:
 LISTS: dict[str, Callable[[], list[Row]]] = {
     "models": _models,
     "hardware": _hardware,
+    "pim": _pim,
     "links": _links,
     "topologies": _topologies,
     "routers": _registry(_routers),

@@ -37,6 +37,10 @@ def llmservingsim(
     architectures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of <model_type>.yaml, checked for unknown layers.")
     ] = None,
+    pim_configs: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of <pim_config>.ini; default: ../pim of the file."),
+    ] = None,
     mode: Annotated[
         Literal["lss", "default"], typer.Option(help="lss: compute as LLMServingSim does, defects included.")
     ] = "default",
@@ -84,10 +88,12 @@ def llmservingsim(
     enable_prefix_sharing: Annotated[bool, _flag("--enable-prefix-sharing", help_text="Refused.")] = False,
     prefix_storage: Annotated[str | None, _flag("--prefix-storage", help_text="Refused, but for None.")] = None,
     enable_local_offloading: Annotated[bool, _flag("--enable-local-offloading", help_text="Refused.")] = False,
-    enable_attn_offloading: Annotated[bool, _flag("--enable-attn-offloading", help_text="Refused.")] = False,
+    enable_attn_offloading: Annotated[
+        bool | None, _flag("--enable-attn-offloading", help_text="Attention of decodes in memory (pim_config).")
+    ] = None,
     enable_sub_batch_interleaving: Annotated[
-        bool, _flag("--enable-sub-batch-interleaving", help_text="Refused.")
-    ] = False,
+        bool | None, _flag("--enable-sub-batch-interleaving", help_text="Half batches in turns; needs the former.")
+    ] = None,
     skip_prefill: Annotated[bool, _flag("--skip-prefill", help_text="Refused: inert in LLMServingSim.")] = False,
     network_backend: Annotated[str | None, _flag("--network-backend", help_text="analytical; ns3 is refused.")] = None,
     output: Annotated[Path | None, _flag("--output", help_text="Ignored.")] = None,
@@ -136,7 +142,7 @@ def llmservingsim(
         cleanup_inputs=cleanup_inputs,
         log_level=log_level,
     )
-    source = LssSource(cluster, workload, profiles, models, architectures, flags, mode, kv_capacity, step)
+    source = LssSource(cluster, workload, profiles, models, architectures, flags, mode, kv_capacity, step, pim_configs)
     imported = write_scenario(source, scenario, force=force, copy=copy)
     for notice in imported.notices:
         typer.echo(f"note: {notice}", err=True)

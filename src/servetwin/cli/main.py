@@ -71,9 +71,9 @@ def _main(
 
 
 def _mount() -> None:
-    from servetwin.cli import accuracy, catalogue, importers, profile, run, start, sweep, validate, workload
+    from servetwin.cli import accuracy, catalogue, importers, power, profile, run, start, sweep, validate, workload
 
-    for module in (run, start, sweep, workload, catalogue, importers, validate, profile, accuracy):
+    for module in (run, start, sweep, workload, catalogue, importers, validate, profile, power, accuracy):
         module.mount(app)
 
 

@@ -23,3 +23,8 @@ Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, and n
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Write even where something else stands.")]
+
+AllowCommands: TypeAlias = Annotated[
+    bool,
+    typer.Option("--allow-commands", help="Run the external commands that the scenario or its devices name."),
+]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from servetwin.cli.options import Force, Json, Quiet, ScenarioFile, Seed, Sets
+from servetwin.cli.options import AllowCommands, Force, Json, Quiet, ScenarioFile, Seed, Sets
 
 if TYPE_CHECKING:
     from servetwin.scenario.build import Deployment
@@ -37,6 +37,7 @@ def run(
     ] = False,
     quiet: Quiet = False,
     force: Force = False,
+    allow_commands: AllowCommands = False,
 ) -> None:
     """Simulate a scenario and write its results."""
     from servetwin.cli.console import progress
@@ -45,7 +46,7 @@ def run(
     from servetwin.core.interrupts import interrupts_handled
     from servetwin.scenario.run import simulate
 
-    deployment = _resolve(scenario, sets, seed)
+    deployment = _resolve(scenario, sets, seed, allow_commands)
     check_directory(output, force=force)
     with interrupts_handled(_say_that_results_follow) as interrupts:
         with progress("simulating", total=len(deployment.workload), quiet=quiet) as advance:
@@ -64,11 +65,17 @@ def _say_that_results_follow() -> None:
     typer.echo("interrupted: the results of the run are being written; once more stops at once", err=True)
 
 
-def check(scenario: ScenarioFile, sets: Sets = None, seed: Seed = None, as_json: Json = False) -> None:
+def check(
+    scenario: ScenarioFile,
+    sets: Sets = None,
+    seed: Seed = None,
+    as_json: Json = False,
+    allow_commands: AllowCommands = False,
+) -> None:
     """Read and resolve a scenario, and run nothing."""
     from servetwin.scenario.resolved import resolved_facts
 
-    deployment = _resolve(scenario, sets, seed)
+    deployment = _resolve(scenario, sets, seed, allow_commands)
     facts = resolved_facts(deployment)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -92,12 +99,13 @@ def check(scenario: ScenarioFile, sets: Sets = None, seed: Seed = None, as_json:
             print_table([_memory_row(*item) for item in pool["memory_bytes_per_accelerator"].items()])
 
 
-def _resolve(scenario: Path, sets: list[str] | None, seed: int | None) -> Deployment:
+def _resolve(scenario: Path, sets: list[str] | None, seed: int | None, allow_commands: bool) -> Deployment:
     from servetwin.scenario.build import build
     from servetwin.scenario.edits import parse_edits
     from servetwin.scenario.load import load_scenario
 
-    return build(load_scenario(scenario, edits=parse_edits(sets or [], "--set"), seed=seed, option="--set"))
+    edits = parse_edits(sets or [], "--set")
+    return build(load_scenario(scenario, edits=edits, seed=seed, option="--set", allow_commands=allow_commands))
 
 
 def _memory_row(part: str, num_bytes: int) -> dict[str, Any]:

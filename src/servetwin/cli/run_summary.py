@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from servetwin.cli.console import print_table
+from servetwin.cli.run_energy import energy_lines
 
 if TYPE_CHECKING:
     from servetwin.scenario.result import Result
@@ -24,6 +25,8 @@ def print_summary(result: Result, directory: Path, *, report: bool) -> None:
     typer.echo(_requests(summary))
     typer.echo(_throughput(summary))
     typer.echo(_memory(summary))
+    for line in energy_lines(summary):
+        typer.echo(line)
     if summary["slo"]["attainment"]:
         typer.echo(_objectives(summary["slo"]))
     typer.echo()

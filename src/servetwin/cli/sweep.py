@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from servetwin.cli.options import Force, Json, Quiet, ScenarioFile, Seed, Sets
+from servetwin.cli.options import AllowCommands, Force, Json, Quiet, ScenarioFile, Seed, Sets
 
 if TYPE_CHECKING:
     from servetwin.experiment.sweep import Row
@@ -37,6 +37,7 @@ def sweep(
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
+    allow_commands: AllowCommands = False,
 ) -> None:
     """Simulate a scenario at every combination of some values; a sweep that was stopped goes on where it was."""
     from servetwin.cli.console import progress
@@ -46,7 +47,8 @@ def sweep(
     from servetwin.scenario.edits import parse_edits, parse_variations
     from servetwin.scenario.load import load_scenario
 
-    loaded = load_scenario(scenario, edits=parse_edits(sets or [], "--set"), seed=seed, option="--set")
+    edits = parse_edits(sets or [], "--set")
+    loaded = load_scenario(scenario, edits=edits, seed=seed, option="--set", allow_commands=allow_commands)
     folder = choose_sweep_directory(output, loaded.name, TABLE, force=force)
     points = sweep_points(loaded, parse_variations(vary, "--vary"))
     with progress("sweeping", total=len(points), quiet=quiet) as advance:

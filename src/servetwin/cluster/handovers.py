@@ -13,6 +13,7 @@ from servetwin.engine.handover import land, release_held
 from servetwin.engine.instance import Instance
 from servetwin.engine.request import WANTED, Request
 from servetwin.workload.base import Contents, Workload
+from servetwin.workload.coarse import keys_of
 
 ARRIVAL, HANDOVER, LANDING, STEP, CONTROL = range(5)
 """Kinds of events, in the order in which they are served at one time."""
@@ -90,7 +91,7 @@ class Handovers:
         request.remote = WANTED
         request.known_tokens = prompt_tokens + (self._how.first_token == "prefill")
         if instance.settings.enable_prefix_caching:
-            request.keys = self._contents.block_keys(row, instance.settings.block_size)
+            request.keys = keys_of(self._contents, row, instance.settings.block_size)
         instance.waiting.push(request)
 
     def begin(self, instance: Instance, now_ns: int) -> None:

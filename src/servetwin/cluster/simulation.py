@@ -35,6 +35,7 @@ from servetwin.engine.base import NOT_YET, REJECTED, RequestLog
 from servetwin.engine.instance import FAR_NS, Instance
 from servetwin.engine.request import Request
 from servetwin.workload.base import DistinctContents, Workload
+from servetwin.workload.coarse import keys_of
 
 STOP_NS = -1
 """Before all times of a run: when the event is due that Ctrl-C asks for."""
@@ -333,7 +334,7 @@ class _Loop:
         key = (now_ns, row) if instance.fifo else instance.order_key(row, now_ns, priority, prompt_tokens)
         request = Request(row, key, prompt_tokens, output_tokens, now_ns)
         if instance.settings.enable_prefix_caching:
-            request.keys = self.contents.block_keys(row, instance.settings.block_size)
+            request.keys = keys_of(self.contents, row, instance.settings.block_size)
         instance.waiting.push(request)
         if self.routing.watches_ends:
             self.routing.came(number)

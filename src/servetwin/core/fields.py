@@ -114,6 +114,11 @@ class Fields:
         """Return the value under ``key`` as it was read."""
         return self._take(key, _MISSING)
 
+    def raw_or_none(self, key: str) -> object:
+        """Return the value under ``key`` as it was read, or None where the key is absent."""
+        self._taken.add(key)
+        return self._data.get(key)
+
     def __iter__(self) -> Iterator[str]:
         return (str(key) for key in self._data)
 

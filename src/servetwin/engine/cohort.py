@@ -132,8 +132,8 @@ class DecodeCohort:
         """Return the members that fill a block in that round, in running order (needs ``members``)."""
         if self._classes is None:
             return []
-        found = self._classes[-(self.round + rounds_ahead + 1) % self.block_size].values()
-        return sorted(found, key=_admission)
+        found = self._classes[-(self.round + rounds_ahead + 1) % self.block_size]
+        return sorted(found.values(), key=_admission) if len(found) > 1 else list(found.values())
 
     def extremes(self) -> tuple[int, int]:
         """Return the greatest and the smallest context, 0 and 0 when they are not kept up or nobody is there."""

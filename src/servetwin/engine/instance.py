@@ -63,6 +63,7 @@ class Instance:
         "_keeps_extremes",
         "_known_ns",
         "_needs_draw",
+        "_needs_prompts",
         "_only_policy",
         "_skipping",
         "asks_once",
@@ -144,6 +145,7 @@ class Instance:
         """Whether several batches may be in flight, each with a cohort of its own."""
         self.steps_ended = 0
         self._needs_draw = "draw" in step_model.needs
+        self._needs_prompts = "decode_prompts" in step_model.needs
         self._keeps_extremes = "kv_extremes" in step_model.needs
         self.cohort = DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self.shares_blocks)
         self.longest_request = longest_request(settings)
@@ -475,6 +477,10 @@ class Instance:
             shape.decode_kv_max, shape.decode_kv_min = cohort.extremes()
         if self._needs_draw:
             shape.draw = (self.number << DRAW_BITS) + self.steps_ended
+        if self._needs_prompts and self.decoding:
+            left_out = self.paused
+            decoding = [r for r in self.running_order() if not r.prefilling and r not in left_out]
+            shape.decode_prompts = tuple([r.prompt_tokens for r in decoding])
         return shape
 
     def _time_step(self, now_ns: int, horizon_ns: int) -> None:

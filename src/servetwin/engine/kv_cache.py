@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Sized
+from typing import Protocol
 
 from servetwin.engine.request import Request
 
-Hits = Sequence[Any]
+Hits = Sized
 """Cached blocks with which a request begins, as the cache that found them wants them; their number counts."""
 
 

@@ -40,17 +40,20 @@ def log_steps(instance: Instance, steps: int) -> None:
 
 def _log_further_steps(instance: Instance, steps: int, used: int) -> None:
     cache, size, ends, rows = instance.cache, instance.cohort.size, instance.ends_ns, instance.step_rows
-    needed = instance.cohort.blocks_of_rounds(1, steps)
+    needed = instance.cohort.blocks_of_rounds(1, steps + 1)
     if cache.cached_blocks == 0 and not instance.shares_blocks:
-        in_use = islice(accumulate(needed, initial=used), 1, None)
+        in_use = islice(accumulate(needed[:-1], initial=used), 1, None)
         rows.extend(zip(ends, ends[1:steps], repeat(size), repeat(size), in_use, repeat(0), strict=False))
-        cache.take(sum(needed))
+        cache.take(sum(needed[:-1]))
         return
-    for i, blocks in enumerate(needed, start=1):
-        cache.take(blocks)
-        if instance.shares_blocks:
+    used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
+    for i in range(1, steps):
+        if needed[i - 1]:
+            cache.take(needed[i - 1])
+            used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
+        if needed[i] and instance.shares_blocks:  # who begins a block in the next round fills one in this
             instance.register_filling(i)
-        rows.append((ends[i - 1], ends[i], size, size, cache.num_blocks - cache.free_blocks, cache.cached_blocks))
+        rows.append((ends[i - 1], ends[i], size, size, used, cached))
 
 
 def write_rows(instance: Instance) -> None:

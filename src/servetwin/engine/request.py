@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from servetwin.engine.prefix_cache import Block
+    from servetwin.engine.prefix_runs import Run
 
 LOCAL, WANTED, LOADING, LANDED = range(4)
 """Where a request's KV comes from: it is computed here, or comes from elsewhere (and how far that is)."""
@@ -37,8 +38,9 @@ class Request:
         Number of its latest admission: its place in the running order.
     num_blocks
         KV blocks it holds, while it prefills (in the cohort it follows from the context).
-    blocks
-        Of these, the first ones that the prefix cache can find.
+    run, blocks
+        Of these, the first ones that the prefix cache can find: the last of its runs (None: no run), and the single
+        blocks behind it.
     base, start_round, finish_round, lane
         In the cohort: its context is ``base`` + the cohort's rounds; when it came, when it will finish, which cohort.
     remote
@@ -67,6 +69,7 @@ class Request:
         "prompt_tokens",
         "remote",
         "row",
+        "run",
         "start_round",
     )
 
@@ -85,6 +88,7 @@ class Request:
         self.lost_tokens = 0
         self.admission = 0
         self.num_blocks = 0
+        self.run: Run | None = None
         self.blocks = NO_BLOCKS
         self.prefilling = True
         self.base = 0

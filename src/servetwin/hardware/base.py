@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from servetwin.core.errors import InputError
 from servetwin.core.fields import Fields
 from servetwin.core.number_formats import number_format
 from servetwin.core.units import GB, GIB
 from servetwin.hardware.launch import DEFAULT_LAUNCH_CLASS, LaunchClass, launch_class
+from servetwin.hardware.operator_sources import OperatorSources, read_operator_sources
 
 MIB = 2**20
 TERA = 10**12
@@ -19,6 +21,17 @@ PEAK_FORMATS = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4", "int4")
 
 FOUR_BIT_FLOATS = {"mxfp4": "fp4", "nvfp4": "fp4"}
 """Formats that differ in their scales only; devices state one peak for them."""
+
+
+POWER_FIGURES = (
+    "standby_w",
+    "standby_s",
+    "kernel_w",
+    "joules_per_flop",
+    "joules_per_weight_byte",
+    "joules_per_kv_byte",
+)
+"""What a device's file may say of its power beside ``idle_w`` and ``limit_w``; see `servetwin.hardware.power`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,8 @@ class Device:
         The link to its host, or None.
     idle_w, limit_w
         Power when nothing runs, and the power limit; None where not known.
+    power
+        Further figures of its power where they are known, by the names of `servetwin.hardware.power`.
     family
         Name of the chip's generation (``hopper``, ``cdna3``), by which calibrated step models find their efficiencies.
     multiprocessors
@@ -66,6 +81,8 @@ class Device:
         How work is started on it, see `servetwin.hardware.launch`.
     sources
         Where each figure comes from.
+    operators
+        Where measured or simulated times of its operators come from; None: there are none.
     """
 
     name: str
@@ -78,11 +95,13 @@ class Device:
     pcie: DeviceLink | None = None
     idle_w: float | None = None
     limit_w: float | None = None
+    power: Mapping[str, float] = field(default_factory=dict)
     family: str | None = None
     multiprocessors: int | None = None
     launch: LaunchClass = field(default_factory=lambda: launch_class(DEFAULT_LAUNCH_CLASS))
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    operators: OperatorSources | None = None
 
     def peak(self, dtype: str, *, where: str | None = None) -> float:
         """Return the dense peak, in operations per second, for a number format.
@@ -100,10 +119,11 @@ class Device:
         return self.peak_flops[name]
 
 
-def read_device(data: object, *, where: str) -> Device:
+def read_device(data: object, *, where: str, folder: Path | None = None) -> Device:
     """Return the device that a YAML file describes (see the catalogue for examples).
 
     Required: ``name``, ``memory_gib``, ``memory_bandwidth_gb_per_s`` and ``peak_dense_tflops`` with one format.
+    ``folder``: from which the paths under ``operators`` count (the file's own).
 
     Raises
     ------
@@ -129,11 +149,15 @@ def read_device(data: object, *, where: str) -> Device:
         pcie=_link(links, "pcie"),
         idle_w=power.number("idle_w") if "idle_w" in power else None,
         limit_w=power.number("limit_w") if "limit_w" in power else None,
+        power={name: power.number(name) for name in POWER_FIGURES if name in power},
         family=fields.text("family") if "family" in fields else None,
         multiprocessors=fields.integer("multiprocessors") if "multiprocessors" in fields else None,
         launch=launch_class(fields.text("launch_class", DEFAULT_LAUNCH_CLASS), where=where),
         aliases=fields.texts("aliases"),
         sources={key: sources.text(key) for key in sources},
+        operators=read_operator_sources(fields.raw("operators"), f"{where}: operators", folder or Path())
+        if "operators" in fields
+        else None,
     )
     for part in (links, power, fields):
         part.refuse_others()

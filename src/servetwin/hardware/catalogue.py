@@ -35,7 +35,7 @@ def load_device(name_or_path: str | Path, *, relative_to: Path | None = None, wh
         return device
     path = (relative_to or Path()) / text
     if path.is_file():
-        return read_device(read_document(path), where=str(path))
+        return read_device(read_document(path), where=str(path), folder=path.parent)
     if path.suffix in (".yaml", ".yml", ".json"):
         raise InputError(f"no such file: {path}", where=where)
     raise unknown_name("device", text, _names_and_aliases(), where=where)

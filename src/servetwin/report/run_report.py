@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.records import Records, latencies_s
 from servetwin.metrics.stats import Statistics
+from servetwin.metrics.tables import Table
 from servetwin.metrics.timeline import kv_blocks
 from servetwin.report.between import breakdown, links
 from servetwin.report.distributions import distribution
+from servetwin.report.energy import energy_figures, energy_section, energy_tiles
 from servetwin.report.figures import heat, lines
 from servetwin.report.page import Figure, charts, page, section
 from servetwin.report.tables import (
@@ -33,7 +35,9 @@ from servetwin.report.tables import (
 _HEAT_TIMES = 300
 
 
-def run_report(measurements: Measurements, summary: dict[str, Any], title: str, subtitle: str) -> str:
+def run_report(
+    measurements: Measurements, summary: dict[str, Any], title: str, subtitle: str, power: Table | None = None
+) -> str:
     """Return the page of a simulation: equal simulations give equal pages, byte for byte.
 
     Parameters
@@ -44,11 +48,14 @@ def run_report(measurements: Measurements, summary: dict[str, Any], title: str, 
         Its summary.
     title, subtitle
         Headings, plain text.
+    power
+        Power of each component over time, where the scenario asks for it.
     """
     latencies, over_time = _distributions(measurements, summary), _over_time(measurements, summary)
     several = len(summary["instances"]) > 1
     instances = [_outstanding(measurements)] if several else []
     between = [breakdown(measurements), *links(measurements)] if measurements.records.apart else []
+    energy = energy_figures(summary, power)
     body = [
         _incomplete(summary),
         f'<div class="limit"><b>What limits it</b>{escape(measurements.limit.sentence)}</div>',
@@ -57,10 +64,11 @@ def run_report(measurements: Measurements, summary: dict[str, Any], title: str, 
         section("Latencies", charts(latencies)) if latencies else "",
         section("Over time", charts(over_time)) if over_time else "",
         section("Prefill and decode", charts(between) + pool_table(summary["pools"])) if between else "",
+        energy_section(summary, energy),
         section("Instances", charts(instances) + instance_table(summary["instances"])) if several else "",
         _notices(summary["notices"]),
     ]
-    return page(title, subtitle, "\n".join(body), [*latencies, *over_time, *between, *instances])
+    return page(title, subtitle, "\n".join(body), [*latencies, *over_time, *between, *energy, *instances])
 
 
 def _incomplete(summary: dict[str, Any]) -> str:
@@ -97,6 +105,7 @@ def _tiles(summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
     yield "KV cache, peak", percent(kv["peak_used_fraction"]), f"of {kv['blocks']:,} blocks"
     yield "Preemptions", f"{summary['preemptions']:,}", f"{summary['tokens']['recomputed']:,} tokens recomputed"
     yield "Prefix hit rate", percent(kv["prefix_hit_rate"]), f"{summary['tokens']['cached']:,} tokens cached"
+    yield from energy_tiles(summary)
 
 
 def _distributions(measurements: Measurements, summary: dict[str, Any]) -> list[Figure]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from servetwin.engine import schedulers as _built_in_schedulers  # noqa: F401
 from servetwin.engine.admission import longest_request
 from servetwin.engine.base import NOT_YET, EngineSettings, Ordering, Scheduler, orderings, schedulers
 from servetwin.metrics.options import MetricOptions
+from servetwin.scenario.accounting import Accounting, build_accounting
 from servetwin.scenario.disaggregation import make_disaggregation
 from servetwin.scenario.disaggregation_options import DisaggregationOptions
 from servetwin.scenario.factories import make
@@ -52,6 +53,7 @@ class Deployment:
     staleness_ns: int
     front_end: FrontEnd | None
     metric_options: MetricOptions
+    accounting: Accounting = field(default_factory=Accounting)
 
     @property
     def scenario(self) -> Scenario:
@@ -97,6 +99,7 @@ class Deployment:
         said = [*self.workload.notices, *(notice for replica in self.replicas for notice in replica.notices)]
         for spec in self.instances:
             said += spec.timing.notices
+        said += self.accounting.notices
         return list(dict.fromkeys(said))
 
 
@@ -117,13 +120,18 @@ def build(loaded: LoadedScenario) -> Deployment:
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
     replicas = tuple(
-        with_partition(Replica(pool, pool.model or scenario.model, loaded.folder, scenario.seed))
+        with_partition(
+            Replica(
+                pool, pool.model or scenario.model, loaded.folder, scenario.seed, allow_commands=loaded.allow_commands
+            )
+        )
         for pool in scenario.cluster
     )
+    accounting, instances = build_accounting(scenario, replicas, _instances(replicas))
     deployment = Deployment(
         loaded=loaded,
         replicas=replicas,
-        instances=_instances(replicas),
+        instances=instances,
         workload=_call_models_by_name(build_workload(scenario.workload, scenario.seed, loaded.folder), replicas),
         router=_router(scenario),
         staleness_ns=seconds_to_ns(scenario.router.staleness_s),
@@ -131,6 +139,7 @@ def _build(loaded: LoadedScenario) -> Deployment:
         metric_options=MetricOptions(
             interval_s=scenario.output.interval_s, warmup_s=scenario.output.warmup_s, slo=scenario.slo.limits
         ),
+        accounting=accounting,
     )
     check_plugins(deployment.instances, deployment.router, deployment.disaggregation())
     return deployment

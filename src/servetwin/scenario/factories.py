@@ -62,7 +62,16 @@ def make(
     try:
         return factory(**arguments)
     except InputError as error:
-        raise error if error.where else InputError(str(error), where=where) from None
+        raise _placed(error, own, where) from None
+
+
+def _placed(error: InputError, options: Iterable[str], where: str) -> InputError:
+    """Return an error of a factory with its place: one of its options, as the factory names it, or all of them."""
+    if error.where is None:
+        return InputError(str(error), where=where)
+    if error.where.partition(".")[0] in options:
+        return InputError(str(error).removeprefix(f"{error.where}: "), where=f"{where}.{error.where}")
+    return error
 
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -38,6 +38,8 @@ class Replica:
         The scenario's.
     partition
         Layers of each pipeline stage where they were balanced; else those of the options count.
+    allow_commands
+        Whether external commands may run.
     """
 
     pool: PoolOptions
@@ -45,6 +47,7 @@ class Replica:
     folder: Path
     seed: int = 0
     partition: tuple[int, ...] | None = None
+    allow_commands: bool = False
 
     @property
     def where(self) -> str:

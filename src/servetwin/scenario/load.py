@@ -66,6 +66,8 @@ class LoadedScenario:
         The folder from which relative paths count.
     file
         The file, or None when it came from Python.
+    allow_commands
+        Whether external commands that it names may run.
     """
 
     scenario: Scenario
@@ -73,6 +75,7 @@ class LoadedScenario:
     name: str
     folder: Path
     file: str | None = None
+    allow_commands: bool = False
 
     def located(self, error: InputError) -> InputError:
         """Return an error about a key of this scenario with the file and the line of that key, where known."""
@@ -90,6 +93,7 @@ def load_scenario(
     seed: int | None = None,
     folder: str | Path | None = None,
     option: str = "edits",
+    allow_commands: bool = False,
 ) -> LoadedScenario:
     """Read and check a scenario.
 
@@ -105,6 +109,8 @@ def load_scenario(
         Where relative paths count from; default: the file's folder, or the current one.
     option
         What to call the edits in messages (``--set``).
+    allow_commands
+        Whether external commands that the scenario names may run; a scenario that was loaded so keeps it.
 
     Raises
     ------
@@ -120,7 +126,8 @@ def load_scenario(
         data, more = apply_edits(data, {"seed": seed}, "--seed")
         edited |= dict.fromkeys(more, "--seed")
     places = Places(before.document, data, {**before.edited, **edited})
-    return LoadedScenario(_validate(places), places, name, Path(folder) if folder else own_folder, file)
+    allowed = allow_commands or (isinstance(source, LoadedScenario) and source.allow_commands)
+    return LoadedScenario(_validate(places), places, name, Path(folder) if folder else own_folder, file, allowed)
 
 
 def _read(source: str | Path | Mapping[str, Any] | Scenario) -> tuple[str, str | None, Path, Places]:

@@ -11,6 +11,7 @@ from servetwin.llm.parallel import Parallelism
 from servetwin.llm.parts import MixtureOfExperts
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
+from servetwin.scenario.parallel_options import ExpertOptions
 from servetwin.step.experts.base import ExpertPlacement, ExpertRouting, expert_placements, expert_routings
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def make_routing(replica: Replica, ranks: Parallelism) -> ExpertRouting | None:
     options, where = replica.pool.step.experts, f"{replica.where}.step.experts"
     mlp = next((layer.mlp for layer, _ in replica.model.layers if isinstance(layer.mlp, MixtureOfExperts)), None)
     if mlp is None:
-        if options.model_fields_set or options.extra:
+        if options.model_dump() != ExpertOptions().model_dump():
             raise InputError(f"{replica.model.name} has no experts; leave this out", where=where)
         return None
     if not isinstance(options.routing, str):

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from servetwin.core.fields import read_document
 from servetwin.scenario.build import Deployment
 from servetwin.scenario.disaggregation import disaggregation_facts
 from servetwin.scenario.hardware import Replica
@@ -28,17 +29,32 @@ def scenario_hash(loaded: LoadedScenario) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_FILES = ("path", "model", "device", "table", "tables", "host_device")
+"""Keys that may name files."""
+
+
 def _replace_paths(value: Any, folder: Path) -> None:
-    """Put digests in place of the files and folders that keys called ``path``, ``model`` or ``device`` name."""
+    """Put digests in place of the files and folders that keys called as `_FILES` name, with the tables of a device."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if key in ("path", "model", "device") and isinstance(item, str) and (folder / item).exists():
-                value[key] = _digest(folder / item)
+            if key in _FILES and isinstance(item, str) and (folder / item).exists():
+                value[key] = _digest(folder / item) + "".join(map(_digest, _tables_of(folder / item)))
             else:
                 _replace_paths(item, folder)
     elif isinstance(value, list):
         for item in value:
             _replace_paths(item, folder)
+
+
+def _tables_of(path: Path) -> list[Path]:
+    """Return the operator tables that a device's file names, those that are there."""
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return []
+    document = read_document(path)
+    sources = document.get("operators") if isinstance(document, dict) else None
+    named = sources.get("tables", []) if isinstance(sources, dict) else []
+    names = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    return [path.parent / str(name) for name in names if (path.parent / str(name)).is_file()]
 
 
 def _digest(path: Path) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from servetwin._version import __version__
 from servetwin.cluster.base import SimulationOutcome
 from servetwin.core.errors import InputError, unknown_name
+from servetwin.core.units import NS_PER_S
 from servetwin.metrics.files import write_csv, write_parquet
 from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.options import MetricOptions
@@ -24,9 +25,12 @@ from servetwin.metrics.tables import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-TableName = Literal["requests", "timeline", "resources"]
+    from servetwin.energy.model import Energy
+    from servetwin.scenario.accounting import Accounting
 
-_TABLES = ("requests", "timeline", "resources")
+TableName = Literal["requests", "timeline", "resources", "power"]
+
+_TABLES = ("requests", "timeline", "resources", "power")
 
 _DEFAULT_OPTIONS = MetricOptions()
 
@@ -69,15 +73,23 @@ class Result:
         Interval of the time series, warm-up, objectives.
     info
         Seed, hash and text of the scenario, headings of the report.
+    accounting
+        What to reckon of energy, cost and carbon.
 
     Attributes
     ----------
     summary
         The content of ``summary.json``: plain numbers, None where one is undefined.
+    energy
+        Power and energy, None where the scenario does not ask for them.
     """
 
     def __init__(
-        self, outcome: SimulationOutcome, options: MetricOptions = _DEFAULT_OPTIONS, info: RunInfo | None = None
+        self,
+        outcome: SimulationOutcome,
+        options: MetricOptions = _DEFAULT_OPTIONS,
+        info: RunInfo | None = None,
+        accounting: Accounting | None = None,
     ) -> None:
         self.info = info or RunInfo()
         self.outcome = outcome
@@ -85,11 +97,24 @@ class Result:
         self.summary: dict[str, Any] = self.measurements.summary(
             seed=self.info.seed, scenario_hash=self.info.scenario_hash
         )
+        self.energy: Energy | None = None
+        if accounting is not None:
+            self.energy, reckoned = accounting.measure(outcome, options.interval_s)
+            self.summary |= reckoned
 
     @property
     def requests(self) -> Table:
         """One row per request, as columns; NaN and None where something is undefined."""
-        return self.measurements.requests
+        table = self.measurements.requests
+        return table if self.energy is None else {**table, "energy_j": self.energy.request_j}
+
+    @property
+    def power(self) -> Table:
+        """Mean power of each component over time, watts, one row per interval, as columns; empty without ``power``."""
+        if self.energy is None:
+            return {"time_s": np.zeros(0)}
+        series = self.energy.series(self.measurements.grid.interval_ns / NS_PER_S)
+        return {name if name == "time_s" else f"{name}_w": values for name, values in series.items()}
 
     @property
     def timeline(self) -> Table:
@@ -152,7 +177,7 @@ class Result:
         (folder / "resolved.yaml").write_text(self.info.resolved_yaml, encoding="utf-8")
         _write_json(folder / "summary.json", self.summary)
         write_parquet(folder / "requests.parquet", self.requests)
-        for name in _TABLES:
+        for name in _TABLES[:3]:
             write_csv(folder / f"{name}.csv", [getattr(self, name)])
         self._write_optional(folder, report, token_times)
         return folder
@@ -160,16 +185,24 @@ class Result:
     def _write_optional(self, folder: Path, report: bool, token_times: bool) -> None:
         """Write the files that are not always wanted; remove those that an earlier run left."""
         page, tokens = folder / "report.html", folder / "token_times.csv"
+        if self.energy is not None:
+            write_csv(folder / "power.csv", [self.power])
+        else:
+            (folder / "power.csv").unlink(missing_ok=True)
         if token_times:
             write_csv(tokens, self.measurements.token_times())
         else:
             tokens.unlink(missing_ok=True)
         if report:
-            from servetwin.report.run_report import run_report
-
-            page.write_text(run_report(self.measurements, self.summary, self.info.title, self.info.subtitle), "utf-8")
+            page.write_text(self._report(), "utf-8")
         else:
             page.unlink(missing_ok=True)
+
+    def _report(self) -> str:
+        from servetwin.report.run_report import run_report
+
+        power = self.power if self.energy is not None else None
+        return run_report(self.measurements, self.summary, self.info.title, self.info.subtitle, power)
 
     def _run(self) -> dict[str, Any]:
         """Return the content of ``run.json``: everything that differs between equal runs."""

@@ -23,6 +23,7 @@ def simulate(
     folder: str | Path | None = None,
     check_invariants: bool = False,
     progress: Callable[[int], None] | None = None,
+    allow_commands: bool = False,
 ) -> Result:
     """Simulate a scenario to its end.
 
@@ -41,6 +42,8 @@ def simulate(
         Check the simulation's own state after every event (slow).
     progress
         Called now and then with the number of requests that have arrived.
+    allow_commands
+        Whether external commands that the scenario or its devices name may run.
 
     Raises
     ------
@@ -52,7 +55,9 @@ def simulate(
     if isinstance(scenario, Deployment):
         deployment = scenario
     else:
-        deployment = build(load_scenario(scenario, edits=edits, seed=seed, folder=folder))
+        deployment = build(
+            load_scenario(scenario, edits=edits, seed=seed, folder=folder, allow_commands=allow_commands)
+        )
     started = time.perf_counter()
     outcome = simulate_cluster(
         deployment.workload,
@@ -65,7 +70,8 @@ def simulate(
         progress=progress,
     )
     outcome.notices += [notice for notice in deployment.notices if notice not in outcome.notices]
-    return Result(outcome, deployment.metric_options, _info(deployment, time.perf_counter() - started))
+    info = _info(deployment, time.perf_counter() - started)
+    return Result(outcome, deployment.metric_options, info, deployment.accounting)
 
 
 def _info(deployment: Deployment, wall_time_s: float) -> RunInfo:

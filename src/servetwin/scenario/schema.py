@@ -18,8 +18,10 @@ from servetwin.scenario.base import (
     pool_name,
     wrapped,
 )
+from servetwin.scenario.cost_options import CarbonOptions, CostOptions
 from servetwin.scenario.disaggregation_options import DisaggregationOptions, RoleName
 from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
+from servetwin.scenario.power_options import PowerOptions
 from servetwin.scenario.router_options import RouterOptions
 from servetwin.scenario.topology_options import TopologyField
 from servetwin.scenario.workload_field import WorkloadField
@@ -285,6 +287,9 @@ class Scenario(Options):
     workload: WorkloadField = Field(description="The requests, see `docs/workloads.md`.")
     front_end: FrontEndOptions | None = Field(None, description="Delays between clients and the router.")
     slo: SloOptions = Field(SloOptions(), description="Service level objectives.")
+    power: PowerOptions | None = Field(None, description="Power and energy, see `docs/power.md`; default: left out.")
+    cost: CostOptions | None = Field(None, description="Cost, see `docs/cost.md`; default: left out.")
+    carbon: CarbonOptions | None = Field(None, description="Emissions, see `docs/cost.md`; default: left out.")
     output: OutputOptions = Field(OutputOptions(), description="What is written down.")
 
     @model_validator(mode="after")

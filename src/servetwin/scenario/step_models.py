@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import servetwin.step
 import servetwin.step.experts  # noqa: F401  (these imports register what is built in)
 from servetwin.core.errors import InputError
@@ -16,6 +18,8 @@ from servetwin.scenario.collectives import collective_notices, collectives_of
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.parallel import Stage
+from servetwin.scenario.schema import StepOptions
+from servetwin.scenario.wording import in_plain_words
 from servetwin.step.base import StepModel, step_models
 from servetwin.step.host import HOSTS, NO_HOST_OVERHEAD, HostOverhead
 
@@ -36,6 +40,11 @@ CONTEXT: dict[str, Callable[[Stage, Callable[..., StepModel]], Any]] = {
     "enforce_eager": lambda stage, _: stage.replica.engine.enforce_eager,
     "path": lambda stage, _: _path(stage.replica),
     "host": lambda stage, factory: _host(stage.replica, factory),
+    "folder": lambda stage, _: stage.replica.folder,
+    "allow_commands": lambda stage, _: stage.replica.allow_commands,
+    "find_device": lambda stage, _: lambda: stage.device,
+    "kv_bytes": lambda stage, _: lambda: (stage.replica.num_gpu_blocks - 1) * stage.replica.kv_bytes_per_block,
+    "base_model": lambda stage, _: _base_model(stage),
 }
 """What a step model's factory may ask of a scenario, by the name of its parameter."""
 
@@ -60,13 +69,36 @@ def step_model_of(stage: Stage) -> StepModel:
     if not isinstance(options.model, str):
         given: StepModel = options.model
         return given
-    factory = step_models.get(options.model, where=f"{where}.model")
+    name = "operators" if options.model == "roofline" and _brings_times(stage) else options.model
+    factory = step_models.get(name, where=f"{where}.model")
     context = {name: partial(find, stage, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
     model = make(factory, options.extra, context, where, type(options).model_fields)
     if "collectives" in inspect.signature(factory).parameters:
         model.notices += collective_notices(replica)
     return model
+
+
+def _brings_times(stage: Stage) -> bool:
+    """Return whether the device's file names tables or a command that know its operators' times."""
+    if stage.replica.pool.hardware is None or stage.device.operators is None:
+        return False
+    if stage.ranks.pipeline > 1 or stage.ranks.data > 1:
+        message = f"{stage.device.name} brings operator times, which pipelines and data parallelism cannot use yet"
+        raise InputError(message, where=f"{stage.replica.where}.engine")
+    return True
+
+
+def _base_model(stage: Stage) -> StepModel:
+    """Return the step model that stands under ``base`` (of the accelerator, where another is beside it)."""
+    replica = stage.replica
+    given, where = replica.pool.step.extra.get("base", "roofline"), f"{replica.where}.step.base"
+    try:
+        options = StepOptions.model_validate(given if isinstance(given, dict) else {"model": given})
+    except ValidationError as error:
+        raise InputError(in_plain_words(error.errors(include_url=False)[0]), where=where) from None
+    pool = replica.pool.model_copy(update={"step": options})
+    return step_model_of(replace(stage, replica=replace(replica, pool=pool)))
 
 
 def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:

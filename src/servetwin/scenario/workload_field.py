@@ -12,9 +12,23 @@ from servetwin.core.errors import InputError
 from servetwin.scenario.base import PluginOptions, describe
 from servetwin.scenario.factories import make
 from servetwin.workload.base import Workload, WorkloadSource, workload_sources
-from servetwin.workload.options import CsvOptions, LssJsonlOptions, SyntheticOptions, WorkloadOptions
+from servetwin.workload.options import (
+    BuiltInOptions,
+    ClaudeCodeOptions,
+    CsvOptions,
+    LssJsonlOptions,
+    MooncakeOptions,
+    SyntheticOptions,
+    WorkloadOptions,
+)
 
-BUILT_IN_OPTIONS = {"csv": CsvOptions, "lss_jsonl": LssJsonlOptions, "synthetic": SyntheticOptions}
+BUILT_IN_OPTIONS = {
+    "claude_code": ClaudeCodeOptions,
+    "csv": CsvOptions,
+    "lss_jsonl": LssJsonlOptions,
+    "mooncake": MooncakeOptions,
+    "synthetic": SyntheticOptions,
+}
 
 
 class PluginWorkload(PluginOptions):
@@ -41,7 +55,7 @@ WorkloadField: TypeAlias = Annotated[WorkloadOptions, WrapValidator(_read), Plai
 
 
 def build_workload(
-    field: SyntheticOptions | CsvOptions | LssJsonlOptions | PluginWorkload | WorkloadSource | Workload,
+    field: BuiltInOptions | PluginWorkload | WorkloadSource | Workload,
     seed: int,
     folder: Path,
 ) -> Workload:
@@ -61,7 +75,7 @@ def build_workload(
     if isinstance(field, PluginWorkload):
         factory = workload_sources.get(field.kind, where="workload.kind")
         source = make(factory, field.extra, {"folder": lambda: folder}, "workload", ["kind"])
-    elif isinstance(field, SyntheticOptions | CsvOptions | LssJsonlOptions):
+    elif isinstance(field, BuiltInOptions):
         source = field.at(folder).source()
     else:
         source = field

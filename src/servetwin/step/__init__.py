@@ -1,5 +1,12 @@
 """Step models: how long one engine step takes."""
 
-from servetwin.step import affine, fixed, profile, roofline  # registers the built-in models by name
+from servetwin.step import (  # registers the built-in models by name
+    affine,
+    fixed,
+    operator_times,
+    pim,
+    profile,
+    roofline,
+)
 
-__all__ = ["affine", "fixed", "profile", "roofline"]
+__all__ = ["affine", "fixed", "operator_times", "pim", "profile", "roofline"]

@@ -26,6 +26,9 @@ class StepShape:
     draw
         A number that no other step of any instance has, to draw random numbers by; only given when ``needs`` has
         ``"draw"``, else 0.
+    decode_prompts
+        Prompt lengths of the decodes in running order; only given when ``needs`` has ``"decode_prompts"`` (a step then
+        costs as much as it has decodes), else empty.
     """
 
     num_decodes: int
@@ -34,6 +37,7 @@ class StepShape:
     decode_kv_max: int = 0
     decode_kv_min: int = 0
     draw: int = 0
+    decode_prompts: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -55,6 +59,7 @@ def grown_by(shape: StepShape, steps: int) -> StepShape:
         shape.decode_kv_max + steps,
         shape.decode_kv_min + steps,
         shape.draw + steps,
+        shape.decode_prompts,
     )
 
 
@@ -62,7 +67,7 @@ class StepModel(Protocol):
     """How long a step takes. Deterministic: equal shapes take equal times."""
 
     needs: frozenset[str]
-    """Beyond counts and sums: ``"kv_extremes"``, ``"draw"``, or nothing."""
+    """Beyond counts and sums: ``"kv_extremes"``, ``"draw"``, ``"decode_prompts"``, or nothing."""
 
     notices: list[str]
     """What the user should know (extrapolation, a layer that is missing and why), each said once."""

@@ -25,10 +25,11 @@ def drawn(draw: int, below: int) -> int:
 class SpreadStepModel(StepModelBase):
     """A step model that depends on everything a shape has, so that any difference in shapes becomes one in time."""
 
-    def __init__(self, scale_ns: int, *, extremes: bool, draws: bool = False) -> None:
+    def __init__(self, scale_ns: int, *, extremes: bool, draws: bool = False, prompts: bool = False) -> None:
         super().__init__()
         self.scale_ns = scale_ns
-        self.needs = frozenset({"kv_extremes"} if extremes else ()) | frozenset({"draw"} if draws else ())
+        named = {"kv_extremes": extremes, "draw": draws, "decode_prompts": prompts}
+        self.needs = frozenset(name for name, needed in named.items() if needed)
 
     def duration_ns(self, shape: StepShape) -> int:
         """Return an integer that mixes all fields."""
@@ -37,6 +38,8 @@ class SpreadStepModel(StepModelBase):
             total += 5 * new_tokens + new_tokens * context_tokens // 4
         if "kv_extremes" in self.needs:
             total += 2 * shape.decode_kv_max + shape.decode_kv_min
+        if "decode_prompts" in self.needs:
+            total += sum(place * prompt for place, prompt in enumerate(shape.decode_prompts, 1)) // 4
         if "draw" in self.needs:
             total += drawn(shape.draw, 20)
         return total * self.scale_ns
@@ -179,6 +182,7 @@ def random_instance(rng: np.random.Generator, number: int, longest: int) -> Inst
         async_scheduling=bool(rng.random() < 0.3),
     )
     scale = int(rng.choice([1, 1, 10]))
-    step_model = SpreadStepModel(scale, extremes=bool(rng.random() < 0.3))
+    extremes = bool(rng.random() < 0.3)
+    step_model = SpreadStepModel(scale, extremes=extremes, prompts=extremes)
     model = str(rng.choice(["a", "b"])) if rng.random() < 0.1 else None
     return InstanceSpec(f"pool-{number}", "pool", "none", model, settings, scheduler, ordering, step_model)

@@ -52,6 +52,7 @@ class StepwiseBatch:
             decode_kv_max=max(contexts, default=0),
             decode_kv_min=min(contexts, default=0),
             draw=draw,
+            decode_prompts=tuple(entry.request.prompt_tokens for entry in self.entries if entry.decodes),
         )
 
 

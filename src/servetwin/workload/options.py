@@ -12,7 +12,7 @@ from servetwin.workload.base import WorkloadSource, workload_sources
 from servetwin.workload.lengths import LengthOptions
 from servetwin.workload.mix import ModelMix, PriorityMix
 from servetwin.workload.prefixes import SessionOptions, SharedPrefixOptions, SystemPromptOptions
-from servetwin.workload.schema import Count, Options, absolute
+from servetwin.workload.schema import Count, Options, Rate, Seconds, absolute
 
 
 class SyntheticOptions(Options):
@@ -130,11 +130,66 @@ class CsvOptions(_FileOptions):
         return CsvSource(Path(self.path), limit=self.limit)
 
 
-WorkloadOptions: TypeAlias = Annotated[SyntheticOptions | LssJsonlOptions | CsvOptions, Field(discriminator="kind")]
+class MooncakeOptions(_FileOptions):
+    """A trace of Mooncake (FAST'25): one JSON object per line, prompts named by hashes of 512 tokens.
+
+    Attributes
+    ----------
+    sessions_per_s
+        Mean rate to which all times are stretched alike (the trace names no sessions, so a request is one); as recorded
+        where left out.
+    tick_s
+        Over how many seconds, at most, the requests of one timestamp are spread evenly; 0 leaves them together.
+    """
+
+    kind: Literal["mooncake"] = "mooncake"
+    sessions_per_s: Rate | None = None
+    tick_s: Annotated[float, Field(ge=0, le=3600)] = 3.0
+
+    def source(self) -> WorkloadSource:
+        """Return the trace's reader."""
+        from servetwin.workload.mooncake import MooncakeSource
+
+        return MooncakeSource(Path(self.path), self.limit, self.sessions_per_s, self.tick_s)
+
+
+class ClaudeCodeOptions(_FileOptions):
+    """Recorded sessions of Claude Code: an archive or a folder of JSON files, prompts named by hashes of 64 tokens.
+
+    Attributes
+    ----------
+    limit
+        Read only the first so many sessions.
+    sessions_per_s
+        How many sessions begin per second, at random times.
+    max_pause_s
+        Longer pauses between the calls of a session are cut to this; whole where left out.
+    shared_system_prompts
+        Whether sessions with as many tokens of tools and of system prompt begin with the same text (the trace cannot
+        say it).
+    """
+
+    kind: Literal["claude_code"] = "claude_code"
+    sessions_per_s: Rate
+    max_pause_s: Seconds | None = None
+    shared_system_prompts: bool = False
+
+    def source(self) -> WorkloadSource:
+        """Return the trace's reader."""
+        from servetwin.workload.claude_code import ClaudeCodeSource
+
+        return ClaudeCodeSource(
+            Path(self.path), self.sessions_per_s, self.limit, self.max_pause_s, self.shared_system_prompts
+        )
+
+
+BuiltInOptions: TypeAlias = SyntheticOptions | LssJsonlOptions | CsvOptions | MooncakeOptions | ClaudeCodeOptions
+
+WorkloadOptions: TypeAlias = Annotated[BuiltInOptions, Field(discriminator="kind")]
 """The ``workload:`` of a scenario."""
 
 
-def _register(name: str, options: type[SyntheticOptions | LssJsonlOptions | CsvOptions]) -> None:
+def _register(name: str, options: type[BuiltInOptions]) -> None:
     """Let a built-in source be made by its name and its options' keys."""
 
     @workload_sources.register(name)
@@ -145,3 +200,5 @@ def _register(name: str, options: type[SyntheticOptions | LssJsonlOptions | CsvO
 _register("synthetic", SyntheticOptions)
 _register("lss_jsonl", LssJsonlOptions)
 _register("csv", CsvOptions)
+_register("mooncake", MooncakeOptions)
+_register("claude_code", ClaudeCodeOptions)

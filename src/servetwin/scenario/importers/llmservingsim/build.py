@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,8 @@ from servetwin.llm.support import check_profiled
 from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, dp_groups, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
+from servetwin.scenario.importers.llmservingsim.pim import pim_host_io, pim_step
+from servetwin.scenario.importers.llmservingsim.power import imported_power
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
 from servetwin.scenario.importers.llmservingsim.settings import (
     LEGACY_ROUTING,
@@ -64,6 +66,8 @@ class LssSource:
         where there is no bundle.
     kv_capacity
         ``lss``: blocks by its formula; ``auto``: worked out from the device's real memory, see `kv_capacity`.
+    pim_configs
+        The folder that holds ``<pim_config>.ini``; None: ``pim`` beside the cluster file's folder, as in LSS.
     """
 
     cluster: Path
@@ -75,18 +79,18 @@ class LssSource:
     mode: Mode = "default"
     kv_capacity: Literal["lss", "auto"] = "lss"
     step: Literal["profile", "roofline"] = "profile"
+    pim_configs: Path | None = None
 
 
 @dataclass(frozen=True)
 class ImportedScenario:
     """A scenario as plain data, ready to be written as YAML.
 
-    ``notices``: what a reader should know about it. ``power``: the cluster file's power keys, node by node.
+    ``notices``: what a reader should know about it.
     """
 
     data: dict[str, Any]
     notices: list[str]
-    power: tuple[Mapping[str, object] | None, ...] = ()
 
 
 def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
@@ -117,13 +121,8 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
         data["workload"]["limit"] = source.flags.num_reqs
     if source.flags.log_interval is not None:
         data["output"] = {"interval_s": source.flags.log_interval}
-    return ImportedScenario(data, notices + _power_notices(cluster) + _legacy_notices(cluster), cluster.power)
-
-
-def _power_notices(cluster: LssCluster) -> list[str]:
-    if not any(cluster.power):
-        return []
-    return ["power keys are kept as a comment; energy is not modelled yet"]
+    power, said = imported_power(source.cluster, pools, source.mode)
+    return ImportedScenario(data | power, notices + said + _legacy_notices(cluster))
 
 
 def _legacy_notices(cluster: LssCluster) -> list[str]:
@@ -182,7 +181,7 @@ class _Builder:
             "model": reference,
             "hardware": self._hardware(members),
             "engine": self._engine(members, model, settings),
-            "step": self._step(members, model, settings),
+            "step": self._beside_memory(self._step(members, model, settings), members, settings),
         }
 
     def _model(self, instance: LssInstance) -> tuple[ModelArchitecture, str]:
@@ -205,6 +204,8 @@ class _Builder:
         cluster = self._cluster
         if self._source.mode == "default" and len(members) > 1 and len(set(cluster.link_bandwidths_gib_per_s)) > 1:
             hardware["topology"] = {"levels": _levels(cluster, members[0])}
+        elif self._source.mode == "default" and _exchanges_alone(members):
+            hardware["topology"] = {"levels": [{"size": len(members), "link": _link_class(members[0])}]}
         elif _accelerators(members) > 1:
             bandwidth = cluster.link_bandwidths_gib_per_s[0]
             if self._source.mode == "lss":
@@ -302,6 +303,14 @@ class _Builder:
             step |= self._experts(model)
         return step
 
+    def _beside_memory(
+        self, step: dict[str, Any], members: Sequence[LssInstance], settings: InstanceSettings
+    ) -> dict[str, Any]:
+        """Return the step, with attention in memory where that is asked for."""
+        if "host_io" in step and self._cluster.pim_config is not None:
+            step["host_io"] = pim_host_io(self._source, self._cluster)
+        return pim_step(step, self._source, self._cluster, members, settings, self.relative)
+
     def _experts(self, model: ModelArchitecture) -> dict[str, Any]:
         policy = self._source.flags.expert_routing_policy or "BALANCED"
         return {"experts": {"routing": EXPERT_ROUTINGS[policy]}} if model.is_moe else {}
@@ -318,11 +327,28 @@ OUTER_LINK = "ethernet_100g"
 """Class of the links beyond a cluster file's first dimension: a network's latency and protocols, at the file's rate."""
 
 
-def _levels(cluster: LssCluster, instance: LssInstance) -> list[dict[str, Any]]:
-    """Return the dimensions of LLMServingSim's network as levels of a topology."""
+def _exchanges_alone(members: Sequence[LssInstance]) -> bool:
+    """Return whether a group in one node exchanges tokens and nothing else.
+
+    Its gathers and scatters take what NCCL's tables say of the device's own links. LLMServingSim's ``link_bw`` is an
+    effective figure of its rings' all-reduce (16 GB/s for PCIe 5), at which gathers would take twice as long.
+    """
+    one_node = len({member.node for member in members}) == 1
+    instance = members[0]
+    alone = instance.tensor_parallel_size == instance.pipeline_parallel_size == 1
+    return len(members) > 1 and one_node and alone and _link_class(instance) != OUTER_LINK
+
+
+def _link_class(instance: LssInstance) -> str:
+    """Return the class of the links between an instance's accelerators."""
     device = load_device(instance.hardware, where=f"{instance.where}.hardware")
     own = device.scale_up or device.pcie
-    inner = own.link_class if own is not None else OUTER_LINK
+    return own.link_class if own is not None else OUTER_LINK
+
+
+def _levels(cluster: LssCluster, instance: LssInstance) -> list[dict[str, Any]]:
+    """Return the dimensions of LLMServingSim's network as levels of a topology."""
+    inner = _link_class(instance)
     return [
         {
             "size": size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -54,6 +54,8 @@ class LssInstance:
         ``npu_mem.mem_size`` (LSS's GB are 2**30 bytes), ``mem_bw`` (whole) and ``mem_util``, None where absent.
     overrides
         The runtime settings that the instance states itself, by LSS's names, without ``npu_mem.mem_util``.
+    host_memory_gib, pim_config
+        ``cpu_mem.mem_size`` and ``cpu_mem.pim_config`` of the instance's node.
     """
 
     where: str
@@ -69,6 +71,8 @@ class LssInstance:
     memory_bandwidth_gb_per_s: int
     memory_utilization: float | None
     overrides: Mapping[str, int | bool | str] = field(default_factory=dict)
+    host_memory_gib: float = 0.0
+    pim_config: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class LssCluster:
         ``npu_mem.mem_bw`` of the last node's first instance, cut likewise: LSS adds up collectives at this rate.
     power
         Each node's ``power`` object, None where a node has none.
+    pim_config
+        ``cpu_mem.pim_config`` of the first node; its bandwidth and latency stand for those of ``cpu_mem``.
     """
 
     path: Path
@@ -101,6 +107,7 @@ class LssCluster:
     local_bandwidth_gb_per_s: int
     instances: tuple[LssInstance, ...]
     power: tuple[Mapping[str, object] | None, ...]
+    pim_config: str | None = None
 
 
 def read_cluster(path: Path) -> LssCluster:
@@ -122,9 +129,10 @@ def read_cluster(path: Path) -> LssCluster:
     local_bandwidth = 0
     for number, node in enumerate(nodes):
         first = len(instances)
+        size, pim_config = _read_pim(node)
         for item in _node_instances(node):
             instance, is_legacy = _read_instance(item, number)
-            instances.append(instance)
+            instances.append(replace(instance, host_memory_gib=size, pim_config=pim_config))
             legacy.add(is_legacy)
         local_bandwidth = instances[first].memory_bandwidth_gb_per_s
     if len(legacy) > 1:
@@ -144,6 +152,7 @@ def read_cluster(path: Path) -> LssCluster:
         local_bandwidth_gb_per_s=local_bandwidth,
         instances=tuple(instances),
         power=power,
+        pim_config=instances[0].pim_config,
     )
     for reader in (*nodes, top):
         reader.finish()
@@ -164,12 +173,18 @@ def _node_instances(node: ObjectReader) -> list[ObjectReader]:
 
 def _read_host_memory(node: ObjectReader) -> tuple[int, int]:
     memory = ObjectReader(node.required("cpu_mem"), node.path("cpu_mem"))
-    if memory.raw("pim_config") is not None:
-        raise not_modelled(memory.path("pim_config"), "pim_config", "processing in memory")
+    memory.raw("pim_config")
     memory.number("mem_size", positive=True)
     bandwidth, latency = memory.number("mem_bw", minimum=1), memory.number("mem_latency")
     memory.finish()
     return int(bandwidth), int(latency)
+
+
+def _read_pim(node: ObjectReader) -> tuple[float, str | None]:
+    """Return the size of a node's host memory, and the name of its PIM file."""
+    memory = ObjectReader(node.required("cpu_mem"), node.path("cpu_mem"))
+    name = memory.text("pim_config") if memory.raw("pim_config") is not None else None
+    return memory.number("mem_size", positive=True), name
 
 
 def _read_power(node: ObjectReader) -> Mapping[str, object] | None:

@@ -54,8 +54,6 @@ PLUMBING = ("output", "run_id", "inputs_root", "cleanup_inputs", "log_level", "e
 NOT_MODELLED = {
     "enable_prefix_sharing": "a prefix cache shared by instances",
     "enable_local_offloading": "weights read through a memory model",
-    "enable_attn_offloading": "processing in memory",
-    "enable_sub_batch_interleaving": "sub-batch interleaving",
 }
 """Switches that change timing, and the feature each belongs to; refused until it lands."""
 

@@ -33,6 +33,8 @@ class InstanceSettings:
     memory_utilization: float
     dtype: str
     kv_cache_dtype: str
+    attn_offloading: bool = False
+    sub_batch_interleaving: bool = False
 
 
 def resolve_settings(instance: LssInstance, flags: LssFlags, *, legacy: bool, context_tokens: int) -> InstanceSettings:
@@ -63,6 +65,10 @@ def resolve_settings(instance: LssInstance, flags: LssFlags, *, legacy: bool, co
     if sequences > budget:
         message = f"max_num_seqs {sequences} exceeds max_num_batched_tokens {budget}; vLLM allows no such engine"
         raise InputError(message, where=instance.where)
+    offloading, interleaving = pick("enable_attn_offloading", False), pick("enable_sub_batch_interleaving", False)
+    if interleaving and not offloading:
+        message = "enable_sub_batch_interleaving needs enable_attn_offloading"
+        raise InputError(message, where=instance.where)
     return InstanceSettings(
         max_num_seqs=sequences,
         max_num_batched_tokens=budget,
@@ -74,6 +80,8 @@ def resolve_settings(instance: LssInstance, flags: LssFlags, *, legacy: bool, co
         memory_utilization=_memory_utilization(instance, flags, legacy),
         dtype=pick("dtype", "auto"),
         kv_cache_dtype=pick("kv_cache_dtype", "auto"),
+        attn_offloading=offloading,
+        sub_batch_interleaving=interleaving,
     )
 
 

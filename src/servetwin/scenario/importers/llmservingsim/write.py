@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import yaml
@@ -40,7 +39,6 @@ def to_yaml(imported: ImportedScenario, source: LssSource) -> str:
     lines = [
         f"Imported from LLMServingSim: {source.cluster.name}, {source.workload.name}; mode {source.mode}.",
         *imported.notices,
-        *(f"power of node {i}: {json.dumps(power)}" for i, power in enumerate(imported.power) if power),
     ]
     header = "".join(f"# {line}\n" for line in lines)
     return header + yaml.safe_dump(imported.data, sort_keys=False, width=110, allow_unicode=True)

@@ -1,0 +1,93 @@
+"""The contract of an eviction policy of a KV tier, and the chunks that a tier holds."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from itertools import chain, repeat
+from typing import Protocol
+
+from servetwin.core.registry import Registry
+
+NO_CHUNK = -1
+"""In place of the chunk before a prompt's first one."""
+
+
+class ChunkTree:
+    """The chunks that a tier holds, each with the one before it in its prompt.
+
+    A chunk's key stands for its tokens and all before them, so it has one predecessor only.
+
+    Attributes
+    ----------
+    before
+        Key of each held chunk ► key of the chunk before it (held or not), ``NO_CHUNK`` for a first one.
+    followers
+        Key of a chunk (held or not) ► how many held chunks come right behind it.
+    gaps
+        How many held chunks have a predecessor that is not held. Where it is 0, what is held of a prompt is a prefix.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[int, int] = {}
+        self.followers: dict[int, int] = {}
+        self.gaps = 0
+
+    def add(self, key: int, before: int) -> None:
+        """Hold a chunk that is not held."""
+        self.before[key] = before
+        self.gaps -= self.followers.get(key, 0)
+        if before != NO_CHUNK:
+            self.followers[before] = self.followers.get(before, 0) + 1
+            self.gaps += before not in self.before
+
+    def add_chain(self, keys: Sequence[int], before: int) -> None:
+        """Hold chunks that come one behind the other and are not held; there must be no gaps."""
+        if before != NO_CHUNK:
+            self.followers[before] = self.followers.get(before, 0) + 1
+        self.before.update(zip(keys, chain((before,), keys), strict=False))
+        self.followers.update(zip(keys[:-1], repeat(1)))
+
+    def remove(self, key: int) -> int:
+        """Hold a chunk no longer; return the one before it."""
+        before = self.before.pop(key)
+        self.gaps += self.followers.get(key, 0)
+        if before != NO_CHUNK:
+            self.gaps -= before not in self.before
+            left = self.followers[before] - 1
+            if left:
+                self.followers[before] = left
+            else:
+                del self.followers[before]
+        return before
+
+
+class Eviction(Protocol):
+    """Decides which chunk a full tier gives up. It sees what is held (``tree``) and changes nothing there.
+
+    Factories take ``(tree: ChunkTree, capacity_chunks: int)`` and their own options by keyword.
+    """
+
+    keeps_prefixes: bool
+    """Whether it never gives up a chunk before all held ones behind it. Then a pin on a prompt's last chunk holds all
+    those before it, and lookups need not look at each chunk."""
+
+    def added(self, keys: Sequence[int]) -> None:
+        """Learn that chunks of a prompt, in order, are held now; the tree has them already.
+
+        The last one counts as the oldest of them.
+        """
+        ...
+
+    def used(self, keys: Sequence[int], count: int) -> None:
+        """Learn that a prompt's first ``count`` chunks were used, as far as they are held; the last one is."""
+        ...
+
+    def victim(self, pinned: Container[int], incoming: int) -> int | None:
+        """Choose a held chunk that is not pinned, to be given up for ``incoming``; None if there is none.
+
+        The tier removes it from the tree right after.
+        """
+        ...
+
+
+evictions: Registry[Eviction] = Registry("eviction")

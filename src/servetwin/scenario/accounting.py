@@ -1,0 +1,266 @@
+"""Wiring: power, cost and carbon of a scenario, and the clocks that a cap allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from servetwin.cluster.base import InstanceSpec, SimulationOutcome
+from servetwin.core.errors import InputError, unknown_name
+from servetwin.core.number_formats import number_format
+from servetwin.energy.base import NodePower, Part, PoolPower, Thermal
+from servetwin.energy.carbon import CarbonModel, Embodied
+from servetwin.energy.cost import CostModel, Owned, PoolPrice, RequestClass
+from servetwin.energy.lss import LssEnergyModel
+from servetwin.energy.model import Energy, EnergyModel
+from servetwin.energy.summary import energy_summary
+from servetwin.hardware.power import DevicePower, device_power
+from servetwin.scenario.cost_options import CostOptions, PriceOptions
+from servetwin.scenario.hardware import Replica
+from servetwin.scenario.lss_power import lss_energy_model
+from servetwin.scenario.power_options import NodePowerOptions, PartPowerOptions, PowerOptions, RestPowerOptions
+from servetwin.scenario.schema import Scenario
+from servetwin.step.clocks import ClockedPlan, ClockedStepModel, ClockPolicy, Governor
+from servetwin.step.work_columns import StepWork
+
+MOST_PER_NODE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """What is reckoned of a run when it is over: energy, cost, carbon; each None where the scenario does not ask."""
+
+    energy: EnergyModel | LssEnergyModel | None = None
+    cost: CostModel | None = None
+    carbon: CarbonModel | None = None
+    thermal: Mapping[str, Thermal] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    def measure(self, outcome: SimulationOutcome, interval_s: float) -> tuple[Energy | None, dict[str, Any]]:
+        """Return the energy of an outcome, and its part of the summary."""
+        energy = self.energy.measure(outcome) if self.energy is not None else None
+        summary: dict[str, Any] = {}
+        if energy is not None:
+            summary["energy"] = energy_summary(energy, interval_s, dict(self.thermal))
+        if self.cost is not None:
+            summary["cost"] = self.cost.measure(outcome, energy)
+        if self.carbon is not None and energy is not None:
+            summary["carbon"] = self.carbon.measure(energy)
+        return energy, summary
+
+
+def build_accounting(
+    scenario: Scenario, replicas: Sequence[Replica], instances: tuple[InstanceSpec, ...]
+) -> tuple[Accounting, tuple[InstanceSpec, ...]]:
+    """Return what to reckon, and the instances with the clocks that caps allow.
+
+    Raises
+    ------
+    InputError
+        For a device without power figures or a price, figures that contradict each other, or carbon without power.
+    """
+    energy: EnergyModel | LssEnergyModel | None = None
+    thermal: dict[str, Thermal] = {}
+    notices: list[str] = []
+    if scenario.power is not None:
+        _check_devices(scenario.power.devices, replicas, "power.devices")
+        if scenario.power.lss is not None:
+            energy, notices = lss_energy_model(scenario.power.lss, replicas)
+        else:
+            energy, thermal, notices, instances = _ours(scenario.power, replicas, instances)
+    accounting = Accounting(
+        energy, _cost(scenario, replicas), _carbon(scenario, replicas), thermal, tuple(dict.fromkeys(notices))
+    )
+    return accounting, instances
+
+
+def _ours(
+    options: PowerOptions, replicas: Sequence[Replica], instances: tuple[InstanceSpec, ...]
+) -> tuple[EnergyModel, dict[str, Thermal], list[str], tuple[InstanceSpec, ...]]:
+    pools = [_pool(options, replica) for replica in replicas]
+    governors = {
+        pool.name: _governor(options, pool, replica, instances) for pool, replica in zip(pools, replicas, strict=True)
+    }
+    pools = [replace(pool, governor=governors[pool.name]) for pool in pools]
+    thermal = {pool.name: pool.thermal for pool in pools if pool.thermal is not None}
+    made: dict[str, Any] = {}
+    clocked = tuple(_clocked(spec, governors[spec.pool], made) for spec in instances)
+    mixed = [replica for replica in replicas if replica.pool.hardware and replica.pool.hardware.stage_devices]
+    said = [f"power of {replica.pool.name}: all stages are taken to be {replica.device.name}" for replica in mixed]
+    return EnergyModel(pools, options.pue), thermal, _notices(options, pools) + said, clocked
+
+
+def _notices(options: PowerOptions, pools: Sequence[PoolPower]) -> list[str]:
+    said = [f"power of {pool.device.name}: {pool.device.source}" for pool in pools if pool.device.source]
+    if options.node is None:
+        said.append("power is that of the accelerators alone; give power.node for hosts, memory, supplies")
+    return said
+
+
+def _pool(options: PowerOptions, replica: Replica) -> PoolPower:
+    power = _device_power(options, replica)
+    architecture = replica.model
+    if replica.dtype is not None:
+        architecture = replace(architecture, dtype=number_format(replica.dtype))
+    instances = replica.pool.replicas * replica.engine.data_parallel_size
+    accelerators = replica.engine.accelerators_per_rank
+    per_node = options.node.accelerators if options.node and options.node.accelerators else None
+    return PoolPower(
+        name=replica.pool.name,
+        device=power,
+        work=StepWork(architecture, replica.ranks, replica.kv_cache_dtype),
+        accelerators=accelerators,
+        instances=instances,
+        node=node_power(options.node) if options.node else NodePower(),
+        node_accelerators=per_node or min(MOST_PER_NODE, instances * accelerators),
+        thermal=_thermal(options),
+        sleep_after_s=options.sleep_after_s,
+        sleep_w=options.sleep_w,
+    )
+
+
+def _device_power(options: PowerOptions, replica: Replica) -> DevicePower:
+    device = replica.device
+    names = [name for name in options.devices if _is_called(replica, name)]
+    given: dict[str, float] = options.devices[names[0]].given if names else {}
+    if options.race_to_idle:
+        given = given | {"standby_s": 0.0}
+    where = f"power.devices.{names[0] if names else device.name}"
+    power = device_power(device, given, where=where)
+    if options.sleep_w > power.idle_w:
+        raise InputError(
+            f"{options.sleep_w:g} W is more than {device.name} draws when idle ({power.idle_w:g} W)",
+            where="power.sleep_w",
+        )
+    return power
+
+
+def _is_called(replica: Replica, name: str) -> bool:
+    if replica.pool.hardware is None:
+        return False
+    device = replica.device
+    known = {device.name, replica.device_name, *device.aliases}
+    return name.casefold() in {other.casefold() for other in known}
+
+
+def _check_devices(given: Mapping[str, object], replicas: Sequence[Replica], where: str) -> None:
+    for name in given:
+        if not any(_is_called(replica, name) for replica in replicas):
+            used = ", ".join(sorted({replica.device_name for replica in replicas if replica.device_name})) or "none"
+            raise InputError(f"no pool has a device {name!r}; devices of the cluster: {used}", where=f"{where}.{name}")
+
+
+def _thermal(options: PowerOptions) -> Thermal | None:
+    given = options.thermal
+    return None if given is None else Thermal(**given.model_dump())
+
+
+def node_power(options: NodePowerOptions) -> NodePower:
+    """Return a node's power as the energy model takes it."""
+    parts = {name: _part(getattr(options, name)) for name in ("dram", "cxl", "links", "switches", "nics", "storage")}
+    host = options.host
+    return NodePower(
+        base_w=options.base_w,
+        host_idle_w=host.idle_w,
+        host_active_w=host.per_active_accelerator_w,
+        host_limit_w=host.limit_w,
+        psu_efficiency=options.psu_efficiency,
+        **parts,
+    )
+
+
+def _part(options: PartPowerOptions | RestPowerOptions | None) -> Part:
+    return Part() if options is None else Part(**options.model_dump())
+
+
+def _governor(
+    options: PowerOptions, pool: PoolPower, replica: Replica, instances: Sequence[InstanceSpec]
+) -> Governor | None:
+    cap_w, where = options.cap_w, "power.cap_w"
+    if pool.thermal is not None and pool.thermal.sustained_w < min(cap_w or float("inf"), pool.device.limit_w):
+        cap_w, where = pool.thermal.sustained_w, "power.thermal"
+    policy = ClockPolicy(
+        cap_w=float("inf") if cap_w is None else cap_w,
+        clock=options.clock,
+        decode_clock=options.clock if options.decode_clock is None else min(options.clock, options.decode_clock),
+    )
+    for key, value in (("clock", policy.clock), ("decode_clock", policy.decode_clock)):
+        if value < pool.device.lowest_clock:
+            raise InputError(
+                f"{value:g} is below the lowest clock of {pool.device.name} ({pool.device.lowest_clock:g})",
+                where=f"power.{key}",
+            )
+    if policy.changes_nothing:
+        return None
+    timing = next(spec.timing for spec in instances if spec.pool == pool.name)
+    return Governor(pool.work, replica.device, pool.device, policy, timing, where=where)
+
+
+def _clocked(spec: InstanceSpec, governor: Governor | None, made: dict[str, Any]) -> InstanceSpec:
+    """Return the instance at the clocks of its pool; all instances of a pool share one step model or plan."""
+    if governor is None:
+        return spec
+    if spec.plan is not None:
+        return replace(spec, plan=made.setdefault(spec.pool, ClockedPlan(spec.plan, governor)))
+    assert spec.step_model is not None
+    return replace(spec, step_model=made.setdefault(spec.pool, ClockedStepModel(spec.step_model, governor)))
+
+
+def _cost(scenario: Scenario, replicas: Sequence[Replica]) -> CostModel | None:
+    options = scenario.cost
+    if options is None:
+        return None
+    _check_devices(options.devices, replicas, "cost.devices")
+    names = {replica.pool.name for replica in replicas}
+    for name in options.plans:
+        if name not in names:
+            raise unknown_name("pool", name, names, where=f"cost.plans.{name}")
+    pools = {replica.pool.name: _price(options, replica) for replica in replicas}
+    if any(pool.pays_energy for pool in pools.values()):
+        if options.energy_per_kwh is None:
+            raise InputError("hardware that is bought needs the price of energy", where="cost.energy_per_kwh")
+        if scenario.power is None:
+            raise InputError("hardware that is bought pays for energy: give power too", where="power")
+        if scenario.power.lss is not None:
+            raise InputError(
+                "hardware that is bought needs our own power model, not LLMServingSim's", where="power.lss"
+            )
+    classes = [RequestClass(**item.model_dump()) for item in options.classes]
+    return CostModel(pools, options.energy_per_kwh or 0.0, options.currency, classes)
+
+
+def _price(options: CostOptions, replica: Replica) -> PoolPrice:
+    plan = options.plans.get(replica.pool.name, options.plan)
+    name = next((name for name in options.devices if _is_called(replica, name)), None)
+    where = f"cost.devices.{name or replica.device_name or replica.pool.name}"
+    given: PriceOptions = options.devices[name] if name else PriceOptions()
+    price = getattr(given, plan)
+    if price is None:
+        there = ", ".join(key for key, value in given if value is not None) or "none"
+        raise InputError(
+            f"pool {replica.pool.name!r} is paid by plan {plan!r}; prices given: {there}", where=f"{where}.{plan}"
+        )
+    engine = replica.engine
+    count = replica.pool.replicas * engine.data_parallel_size
+    if plan == "own":
+        owned = Owned(price.price, price.lifetime_years, price.used_share)
+        return PoolPrice(engine.accelerators_per_rank, count, owned.per_hour, pays_energy=True)
+    return PoolPrice(engine.accelerators_per_rank, count, float(price))
+
+
+def _carbon(scenario: Scenario, replicas: Sequence[Replica]) -> CarbonModel | None:
+    options = scenario.carbon
+    if options is None:
+        return None
+    if scenario.power is None:
+        raise InputError("emissions follow from energy: give power too", where="power")
+    _check_devices(options.embodied, replicas, "carbon.embodied")
+    embodied = {}
+    for replica in replicas:
+        for name, item in options.embodied.items():
+            if _is_called(replica, name):
+                count = replica.engine.accelerators * replica.pool.replicas
+                embodied[replica.pool.name] = Embodied(item.kg, item.lifetime_years, count)
+    series = options.g_per_kwh if isinstance(options.g_per_kwh, tuple) else (options.g_per_kwh,)
+    return CarbonModel(series, options.start_hour, embodied)
