@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from servetwin.core.errors import InputError
 from servetwin.hardware.power import DevicePower
 from servetwin.step.clocks import Governor
-from servetwin.step.work_columns import StepWork
+from servetwin.step.work_columns import StepColumns, StepWork
 
 ACCELERATORS = "accelerators"
 
@@ -19,6 +20,7 @@ COMPONENTS = (
     "host",
     "dram",
     "cxl",
+    "pim",
     "links",
     "switches",
     "nics",
@@ -115,6 +117,21 @@ class Thermal:
         return (self.throttle_c - self.ambient_c) / self.resistance_c_per_w
 
 
+class MemoryEnergy(Protocol):
+    """What memory that computes takes beside one instance's accelerators."""
+
+    idle_w: float
+    """Of all of it."""
+
+    def steps_j(self, steps: StepColumns) -> NDArray[np.float64]:
+        """Return the energy of steps beyond idle power, in joules."""
+        ...
+
+    def link_bytes(self, steps: StepColumns) -> NDArray[np.float64]:
+        """Return what steps move between the accelerators and it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PoolPower:
     """What the energy model knows of one pool.
@@ -135,6 +152,8 @@ class PoolPower:
         What chose the clocks; None: all steps ran at the highest.
     sleep_after_s, sleep_w
         An instance's accelerators go to sleep when it has been idle so long; None: never.
+    memory
+        Memory that computes beside each instance's accelerators.
     """
 
     name: str
@@ -148,6 +167,7 @@ class PoolPower:
     thermal: Thermal | None = None
     sleep_after_s: float | None = None
     sleep_w: float = 0.0
+    memory: MemoryEnergy | None = None
 
     @property
     def nodes(self) -> int:

@@ -104,12 +104,18 @@ def _record(
     if host_w and len(busy[0]):
         curves["host"].append(pulses(*busy, np.full(len(busy[0]), host_w)))
     step_j = energy.above_standby + host_w * _own_seconds(steps)
+    decode_kv_j, link_bytes = energy.decode_kv, energy.link_bytes
+    if pool.memory is not None:
+        memory_j = pool.memory.steps_j(steps.columns)
+        curves["pim"] += [constant(pool.memory.idle_w, end_ns), step_curve(steps, memory_j)]
+        step_j, decode_kv_j = step_j + memory_j, decode_kv_j + memory_j
+        link_bytes = link_bytes + pool.memory.link_bytes(steps.columns)
     for name in ("links", "switches"):
-        joules = pool.node.parts[name].joules(energy.link_bytes)
+        joules = pool.node.parts[name].joules(link_bytes)
         if joules.any():
             curves[name].append(step_curve(steps, joules))
             step_j = step_j + joules
-    return InstanceRecord(number, steps, energy.decode_kv, step_j, accelerators, pool.accelerators)
+    return InstanceRecord(number, steps, decode_kv_j, step_j, accelerators, pool.accelerators)
 
 
 def _host_w(pool: PoolPower) -> float:

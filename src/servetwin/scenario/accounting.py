@@ -9,19 +9,22 @@ from typing import Any
 from servetwin.cluster.base import InstanceSpec, SimulationOutcome
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.number_formats import number_format
-from servetwin.energy.base import NodePower, Part, PoolPower, Thermal
+from servetwin.energy.base import MemoryEnergy, NodePower, Part, PoolPower, Thermal
 from servetwin.energy.carbon import CarbonModel, Embodied
 from servetwin.energy.cost import CostModel, Owned, PoolPrice, RequestClass
 from servetwin.energy.lss import LssEnergyModel
 from servetwin.energy.model import Energy, EnergyModel
 from servetwin.energy.summary import energy_summary
 from servetwin.hardware.power import DevicePower, device_power
+from servetwin.llm.base import ModelArchitecture
 from servetwin.scenario.cost_options import CostOptions, PriceOptions
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.lss_power import lss_energy_model
 from servetwin.scenario.power_options import NodePowerOptions, PartPowerOptions, PowerOptions, RestPowerOptions
 from servetwin.scenario.schema import Scenario
 from servetwin.step.clocks import ClockedPlan, ClockedStepModel, ClockPolicy, Governor
+from servetwin.step.pim.model import PimStepModel
+from servetwin.step.pim.work import PimEnergy, PimWork
 from servetwin.step.work_columns import StepWork
 
 MOST_PER_NODE = 8
@@ -66,7 +69,7 @@ def build_accounting(
     if scenario.power is not None:
         _check_devices(scenario.power.devices, replicas, "power.devices")
         if scenario.power.lss is not None:
-            energy, notices = lss_energy_model(scenario.power.lss, replicas)
+            energy, notices = lss_energy_model(scenario.power.lss, replicas, _memories(replicas, instances))
         else:
             energy, thermal, notices, instances = _ours(scenario.power, replicas, instances)
     accounting = Accounting(
@@ -78,7 +81,7 @@ def build_accounting(
 def _ours(
     options: PowerOptions, replicas: Sequence[Replica], instances: tuple[InstanceSpec, ...]
 ) -> tuple[EnergyModel, dict[str, Thermal], list[str], tuple[InstanceSpec, ...]]:
-    pools = [_pool(options, replica) for replica in replicas]
+    pools = [_beside_memory(_pool(options, replica), replica, instances) for replica in replicas]
     governors = {
         pool.name: _governor(options, pool, replica, instances) for pool, replica in zip(pools, replicas, strict=True)
     }
@@ -88,7 +91,53 @@ def _ours(
     clocked = tuple(_clocked(spec, governors[spec.pool], made) for spec in instances)
     mixed = [replica for replica in replicas if replica.pool.hardware and replica.pool.hardware.stage_devices]
     said = [f"power of {replica.pool.name}: all stages are taken to be {replica.device.name}" for replica in mixed]
+    said += _memory_notices(pools, instances)
     return EnergyModel(pools, options.pue), thermal, _notices(options, pools) + said, clocked
+
+
+def _pim_model(pool: str, instances: Sequence[InstanceSpec]) -> PimStepModel | None:
+    """Return the step model of a pool whose instances have memory that computes."""
+    timing = next((spec.timing for spec in instances if spec.pool == pool), None)
+    return timing if isinstance(timing, PimStepModel) else None
+
+
+def _architecture(replica: Replica) -> ModelArchitecture:
+    """Return the model in the number format in which it is served."""
+    if replica.dtype is None:
+        return replica.model
+    return replace(replica.model, dtype=number_format(replica.dtype))
+
+
+def _memories(replicas: Sequence[Replica], instances: Sequence[InstanceSpec]) -> dict[str, MemoryEnergy]:
+    found: dict[str, MemoryEnergy] = {}
+    for replica in replicas:
+        model = _pim_model(replica.pool.name, instances)
+        if model is not None:
+            found[replica.pool.name] = PimEnergy(
+                model, _architecture(replica), replica.ranks, replica.kv_cache_dtype, model.device
+            )
+    return found
+
+
+def _beside_memory(pool: PoolPower, replica: Replica, instances: Sequence[InstanceSpec]) -> PoolPower:
+    """Return the pool's power with its memory that computes, and what is left to the accelerators, if it has one."""
+    model = _pim_model(pool.name, instances)
+    if model is None:
+        return pool
+    work = PimWork(_architecture(replica), replica.ranks, replica.kv_cache_dtype, model)
+    return replace(pool, work=work, memory=_memories([replica], instances)[pool.name])
+
+
+def _memory_notices(pools: Sequence[PoolPower], instances: Sequence[InstanceSpec]) -> list[str]:
+    said = []
+    for pool in pools:
+        model = _pim_model(pool.name, instances)
+        if model is not None and model.attention.idle_w is None:
+            said.append(
+                f"power of {pool.name}: what its memory that computes draws at rest is not known and counts nothing; "
+                "a device file may state energy.idle_w"
+            )
+    return said
 
 
 def _notices(options: PowerOptions, pools: Sequence[PoolPower]) -> list[str]:
@@ -100,9 +149,7 @@ def _notices(options: PowerOptions, pools: Sequence[PoolPower]) -> list[str]:
 
 def _pool(options: PowerOptions, replica: Replica) -> PoolPower:
     power = _device_power(options, replica)
-    architecture = replica.model
-    if replica.dtype is not None:
-        architecture = replace(architecture, dtype=number_format(replica.dtype))
+    architecture = _architecture(replica)
     instances = replica.pool.replicas * replica.engine.data_parallel_size
     accelerators = replica.engine.accelerators_per_rank
     per_node = options.node.accelerators if options.node and options.node.accelerators else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from servetwin.core.errors import InputError
+from servetwin.hardware.pim import PimDevice
 from servetwin.step.base import StepModel, StepModelBase, StepShape
 from servetwin.step.operators import Work
 from servetwin.step.pim.base import PimAttention, decodes_of
@@ -90,6 +91,7 @@ class PimStepModel(StepModelBase):
         self._decodes_again = decodes_again
         self.needs = base.needs | (attention.needs if self.in_memory else frozenset())
         self._of_decodes: dict[int, _Times] = {}
+        self.device: PimDevice | None = None
 
     @property
     def notices(self) -> list[str]:
@@ -206,11 +208,17 @@ class PimStepModel(StepModelBase):
         _, parts = self._fastest(shape)
         return sum(times.decode_ns for times in parts or (self._times(shape),))
 
-    def pim_energy_j(self, shape: StepShape) -> float:
-        """Return the energy of attention in memory in a step, beyond its idle power, in joules."""
-        return self.attention.step_j(decodes_of(shape)) if self.in_memory else 0.0
+    def waiting_share(self, shape: StepShape) -> float:
+        """Return the share of a step in which the accelerator computes nothing: what other places do, nothing hides."""
+        parts = self.breakdown_ns(shape)
+        away = sum(part for name, part in parts.items() if name == "attention_pim" or name.endswith(_PLACES))
+        for name in ("attention_prefill", "attention_decode"):
+            if self.mapping[name] != "accelerator":
+                away += parts.get(name, 0.0)
+        return min(1.0, away / max(sum(parts.values()), 1e-9))
 
 
+_PLACES = ("(pim)", "(host)")
 _DECODES_IN_MEMORY = ("attention_decode", "pim")
 _NOTHING = _Times({}, 0.0, 0.0, 0.0, 0.0)
 

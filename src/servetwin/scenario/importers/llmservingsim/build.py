@@ -12,6 +12,7 @@ from typing import Any, Literal
 from servetwin.core.errors import InputError
 from servetwin.core.units import GB, GIB
 from servetwin.hardware.catalogue import load_device
+from servetwin.hardware.pim_ini import PimIni, read_pim_ini
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
 from servetwin.llm.parallel import Parallelism
@@ -20,7 +21,7 @@ from servetwin.llm.support import check_profiled
 from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, dp_groups, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
-from servetwin.scenario.importers.llmservingsim.pim import pim_host_io, pim_step
+from servetwin.scenario.importers.llmservingsim.pim import pim_file, pim_host_io, pim_step
 from servetwin.scenario.importers.llmservingsim.power import imported_power
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
 from servetwin.scenario.importers.llmservingsim.settings import (
@@ -121,7 +122,7 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
         data["workload"]["limit"] = source.flags.num_reqs
     if source.flags.log_interval is not None:
         data["output"] = {"interval_s": source.flags.log_interval}
-    power, said = imported_power(source.cluster, pools, source.mode)
+    power, said = imported_power(source.cluster, pools, source.mode, builder.memories)
     return ImportedScenario(data | power, notices + said + _legacy_notices(cluster))
 
 
@@ -141,6 +142,8 @@ class _Builder:
         self._source = source
         self._cluster = cluster
         self._folder = folder
+        self.memories: dict[int, PimIni] = {}
+        """Memory that computes, by the number of its node."""
 
     def relative(self, path: Path) -> str:
         """Return ``path`` as seen from the scenario's folder."""
@@ -307,6 +310,8 @@ class _Builder:
         self, step: dict[str, Any], members: Sequence[LssInstance], settings: InstanceSettings
     ) -> dict[str, Any]:
         """Return the step, with attention in memory where that is asked for."""
+        if settings.attn_offloading:
+            self.memories[members[0].node] = read_pim_ini(pim_file(self._source, members[0]))
         if "host_io" in step and self._cluster.pim_config is not None:
             step["host_io"] = pim_host_io(self._source, self._cluster)
         return pim_step(step, self._source, self._cluster, members, settings, self.relative)
