@@ -181,3 +181,23 @@ def test_a_lower_clock_does_not_slow_the_memory() -> None:
     assert clock == 0.5
     assert waiting > 0.3
     assert 1.0 < stretch <= 1.0 + (1.0 - waiting) * 1.1
+
+
+def test_a_pool_with_memory_that_computes_may_be_the_decode_side() -> None:
+    """Its decodes attend there and hardly a prompt is computed; KV crosses the network; outputs get faster."""
+    path = Path(__file__).parents[2] / "examples" / "pim_decode.yaml"
+    less = {"workload.requests": 60}
+    ours = servetwin.simulate(path, edits=less)
+    alone = servetwin.simulate(path, edits=less | {"cluster.outputs.step": {"model": "roofline"}})
+    assert ours.summary["tpot_s"]["mean"] < 0.9 * alone.summary["tpot_s"]["mean"]
+    assert ours.energy is not None
+    assert alone.energy is not None
+    components = ours.energy.pool_components_j
+    assert components["outputs"]["pim"] > 0.0
+    assert components["prompts"]["pim"] == 0.0
+    assert components["outputs"]["nics"] > 15.0 * 2 * ours.energy.duration_s
+    assert alone.energy.components_j["pim"] == 0.0
+    decoded = sum(item.steps.columns.num_decodes.sum() for item in ours.energy.pools[1].instances)
+    computed = sum(item.steps.columns.prefill_tokens.sum() for item in ours.energy.pools[1].instances)
+    assert computed < 0.02 * decoded
+    assert ours.energy.request_j.sum() == pytest.approx(ours.energy.total_j, rel=1e-9)

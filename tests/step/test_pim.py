@@ -280,6 +280,7 @@ def test_every_part_of_a_step_has_a_class() -> None:
         ({"pim": {"devise": "HBM-PIM"}}, "did you mean 'device'"),
         ({"pim": {"device": "HBM-PIM", "count": 0}}, "pim.count: a whole number of at least 1"),
         ({"pim": {}}, "pim: device is missing"),
+        ({"pim": {"table": 5}}, "pim.table: the path of a CSV is needed, got 5"),
         ({"mapping": {"gemm": "gpu"}}, "unknown place 'gpu'"),
         ({"mapping": {"gemm": "host"}}, "names no host_device"),
         ({"mapping": {"norms": "pim"}}, "memory has no units"),

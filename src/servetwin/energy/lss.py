@@ -138,7 +138,14 @@ class LssEnergyModel:
         ):
             curves[name].append(constant(watts, end_ns))
         instances = [
-            self._instance(node, spec, i, steps_of(outcome, i, rows[i]), curves, end_ns)
+            self._instance(
+                node,
+                spec,
+                i,
+                steps_of(outcome, i, rows[i], prompts=node.instances[spec.name].memory is not None),
+                curves,
+                end_ns,
+            )
             for i, spec in enumerate(outcome.instances)
             if spec.name in node.instances
         ]

@@ -63,7 +63,7 @@ class InstanceSteps:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def steps_of(outcome: SimulationOutcome, number: int, rows: Integers) -> InstanceSteps:
+def steps_of(outcome: SimulationOutcome, number: int, rows: Integers, *, prompts: bool = False) -> InstanceSteps:
     """Return the steps of one instance.
 
     Parameters
@@ -72,6 +72,8 @@ def steps_of(outcome: SimulationOutcome, number: int, rows: Integers) -> Instanc
         Its place in the outcome.
     rows
         The requests whose prompt or output it computed, ascending.
+    prompts
+        Whether the decodes' prompts are wanted.
     """
     log = outcome.logs[number]
     decoded = np.asarray(log.decoded, dtype=np.float64)
@@ -88,9 +90,10 @@ def steps_of(outcome: SimulationOutcome, number: int, rows: Integers) -> Instanc
             chunks.tokens * chunks.context + chunks.tokens * (chunks.tokens + 1) / 2,
         )
     ]
-    prompts = np.asarray(outcome.workload.prompt_tokens, dtype=np.float64)[spans.request]
     columns = StepColumns(decoded, _decode_kv(spans, steps), *sums)
-    columns = replace(columns, decode_prompt_tokens=_of_rounds(spans, prompts, steps))
+    if prompts:
+        lengths = np.asarray(outcome.workload.prompt_tokens, dtype=np.float64)[spans.request]
+        columns = replace(columns, decode_prompt_tokens=_of_rounds(spans, lengths, steps))
     starts, ends = (np.asarray(values, dtype=np.int64) for values in (log.start_ns, log.end_ns))
     return InstanceSteps(starts, ends, columns, spans, chunks)
 

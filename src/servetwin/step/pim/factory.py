@@ -127,6 +127,8 @@ def _attention(
         return _lss_attention(options, folder, architecture, ops)
     if "table" in options:
         _refuse_others(options, ("table", "capacity_gib"))
+        if not isinstance(options["table"], str):
+            raise InputError(f"the path of a CSV is needed, got {options['table']!r}", where="pim.table")
         capacity = options.get("capacity_gib")
         size = None if capacity is None else round(_number(options, "capacity_gib") * GIB)
         return str(options["table"]), TableAttention(

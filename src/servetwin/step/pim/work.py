@@ -14,12 +14,11 @@ from servetwin.llm.operators import AttentionKernel, Collective, RankOperator
 from servetwin.llm.parallel import ONE_RANK, Parallelism
 from servetwin.step.base import StepShape
 from servetwin.step.pim.base import Floats
-from servetwin.step.pim.model import PimStepModel
+from servetwin.step.pim.model import DIGITS, PimStepModel
 from servetwin.step.pim.placement import CLASSES, OperatorClass, operator_class
 from servetwin.step.work_columns import StepColumns, StepWork, WorkColumns
 
-_DIGITS = 4
-"""Steps whose figures agree in so many binary digits after the first are looked up once."""
+_ROUNDING = 1e-6
 
 
 class PimWork(StepWork):
@@ -60,16 +59,15 @@ class PimWork(StepWork):
         """Return in which steps halves take turns, and the share of each in which the accelerators wait."""
         n = np.maximum(steps.num_decodes, 1.0)
         rows = [steps.num_decodes, steps.decode_kv_tokens / n, steps.prefill_tokens, steps.prefill_context]
-        keys, place = np.unique(np.stack([_rounded(row) for row in rows], axis=1), axis=0, return_inverse=True)
-        found = np.array([self._of_shape(*map(int, key)) for key in keys]).reshape(-1, 2)[place.ravel()]
-        return found[:, 0] > 0, found[:, 1]
+        keys, place = np.unique(np.stack([_few_digits(row) for row in rows], axis=1), axis=0, return_inverse=True)
+        uses = np.array([self._use(*key) for key in keys.tolist()], dtype=np.float64).reshape(-1, 2)[place.ravel()]
+        return uses[:, 0] > 0, uses[:, 1]
 
-    def _of_shape(self, decodes: int, mean: int, new: int, context: int) -> tuple[float, float]:
-        chunks = ((new, context),) if new else ()
+    def _use(self, decodes: int, mean: int, new: int, context: int) -> tuple[float, float]:
         if not decodes + new:
             return 0.0, 0.0
-        shape = StepShape(decodes, decodes * mean, chunks, mean, mean, 0, (mean,) * decodes)
-        return float(self._model.interleaves(shape)), self._model.waiting_share(shape)
+        chunks = ((new, context),) if new else ()
+        return self._model.use(StepShape(decodes, decodes * mean, chunks, mean, mean, 0, (mean,) * decodes))
 
 
 class PimEnergy:
@@ -130,10 +128,11 @@ def _of_classes(ops: Sequence[RankOperator], classes: Sequence[OperatorClass]) -
             yield op
 
 
-def _rounded(values: Floats) -> Floats:
-    """Return values with few binary digits."""
-    unit = np.exp2(np.floor(np.log2(np.maximum(values, 1.0))) - _DIGITS)
-    return np.asarray(np.rint(np.rint(values / unit) * unit))
+def _few_digits(values: Floats) -> NDArray[np.int64]:
+    """Return values as `few_digits` does."""
+    whole = np.floor(values + _ROUNDING).astype(np.int64)
+    unit = np.int64(1) << np.maximum(np.frexp(np.maximum(whole, 1).astype(np.float64))[1] - DIGITS, 0).astype(np.int64)
+    return np.asarray(whole // unit * unit)
 
 
 def _half(steps: StepColumns) -> StepColumns:
