@@ -117,8 +117,9 @@ class _Loop:
         known = workload.arrival_ns[workload.arrival_ns >= 0]
         first_ns = min(int(known.min()) + delay_ns if len(known) else NS_PER_S, NS_PER_S)
         self.disaggregation = disaggregation
-        self.routing = Routing(workload, specs, router, staleness_ns, disaggregation)
-        reads_kv = "kv_used_blocks" in self.routing.reads and len(specs) > 1
+        self.routing = routing = Routing(workload, specs, router, staleness_ns, disaggregation)
+        self._watches_steps, self._watches_ends = routing.watches_steps, routing.watches_ends
+        reads_kv = "kv_used_blocks" in routing.reads and len(specs) > 1
         self.units, self.instances = make_units(
             specs,
             self.requests,
@@ -285,10 +286,10 @@ class _Loop:
             for instance in members(unit):
                 if instance.reserved:
                     self._handovers.begin(instance, now_ns)
-        if self.routing.watches_steps:
+        if self._watches_steps:
             for instance in members(unit):
                 self.routing.look_at(instance)
-        elif finished and self.routing.watches_ends:
+        elif finished and self._watches_ends:
             for request in finished:
                 self.routing.left(self.requests.instance[request.row])
         if self.check_invariants:
@@ -336,9 +337,10 @@ class _Loop:
         if instance.settings.enable_prefix_caching:
             request.keys = keys_of(self.contents, row, instance.settings.block_size)
         instance.waiting.push(request)
-        if self.routing.watches_ends:
+        if self._watches_ends:
             self.routing.came(number)
-        self._notify(number, now_ns)
+        if self._watches_steps or self.units[self._unit_of[number]].may_notice:
+            self._notify(number, now_ns)
 
     def _notify(self, number: int, now_ns: int) -> None:
         """Tell an instance that somebody came to it, or that it has more room."""
@@ -351,7 +353,7 @@ class _Loop:
             event_ns = unit.notice(now_ns, polls_from_ns, boundary_passed=passed)
             if event_ns is not None:
                 heapq.heappush(self.events, (event_ns, STEP, unit_number))
-        if self.routing.watches_steps:
+        if self._watches_steps:
             self.routing.look_at(instance)
 
     def _polls_from_ns(self, now_ns: int) -> int:
