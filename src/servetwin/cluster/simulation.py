@@ -134,6 +134,7 @@ class _Loop:
         self._now_ns = 0
         self._stepped_ns, self._stepped = -1, -1
         self._routed = False
+        self._routes = len(specs) > 1 or workload.model is not None or disaggregation is not None
         self._handovers = self._make_handovers(disaggregation) if disaggregation else None
 
     def _make_handovers(self, disaggregation: Disaggregation) -> Handovers:
@@ -319,7 +320,7 @@ class _Loop:
         requests, w = self.requests, self.workload
         requests.arrival_ns[row] = now_ns
         number = 0
-        if len(self.instances) > 1 or w.model is not None or self.disaggregation:
+        if self._routes:
             chosen = self._routed_to(row) if self._routed else self.routing.choose(row, now_ns, prompt_tokens)
             if chosen is None:
                 self._reject(row, self.routing.nobody(row), now_ns)
