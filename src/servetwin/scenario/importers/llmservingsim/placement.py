@@ -111,7 +111,9 @@ def read_placement(placement: object, where: str, cxl: CxlMemory | None) -> LssP
     """
     if placement is None:
         return LssPlacement()
-    default, blocks, layers, ignored = "npu", [], {}, []
+    default, ignored = "npu", []
+    blocks: list[tuple[tuple[int, ...], str]] = []
+    layers: dict[str, str] = {}
     for path, name, rule in _rules(placement, where):
         weights = _check_rule(rule, path, cxl, with_blocks=name is None and path.endswith("]"))
         if rule.get("kv_loc", "npu") != "npu":
@@ -194,7 +196,9 @@ def placement_notices(cluster: LssCluster) -> list[str]:
     said = [f"ignored, as LLMServingSim does: {', '.join(ignored)} (KV stays on the accelerator)"] if ignored else []
     elsewhere = [instance for instance in cluster.instances if not instance.placement.moves_nothing]
     if len(elsewhere) > 1:
-        said.append("instances load weights from memory devices that LLMServingSim shares; here each has them by itself")
+        said.append(
+            "instances load weights from memory devices that LLMServingSim shares; here each has them by itself"
+        )
     return said
 
 
@@ -242,8 +246,7 @@ def _layers(given: LssPlacement, num_layers: int, names: Mapping[str, str], wher
     found: dict[str, str] = {}
     for place in dict.fromkeys(places):
         if names[place] != HOME:
-            numbers = [number for number, other in enumerate(places) if other == place]
-            found[names[place]] = _ranges(numbers)
+            found[names[place]] = _ranges([number for number, other in enumerate(places) if other == place])
     return found
 
 
@@ -256,11 +259,11 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _operators(given: LssPlacement, model: ModelArchitecture, names: Mapping[str, str]) -> dict[str, str]:
-    found = {name: names[given.default] for name in _ENDS}
+    found = dict.fromkeys(_ENDS, names[given.default])
     for layer, place in given.layers.items():
         if (layer == "moe") > model.is_moe or (layer in ("gate_up_proj", "down_proj") and model.is_moe):
             continue  # LSS looks up layers that there are; others never come
-        found |= {operator: names[place] for operator in _LAYERS[layer]}
+        found |= dict.fromkeys(_LAYERS[layer], names[place])
     return {operator: name for operator, name in found.items() if name != HOME or operator not in _ENDS}
 
 
@@ -275,16 +278,14 @@ def _devices(cluster: LssCluster, instance: LssInstance, used: set[str]) -> list
                 "latency_ns": cluster.host_latency_ns,
             }
         )
-    for number in range(cluster.cxl.num_devices if cluster.cxl else 0):
-        if cluster.cxl is not None and f"cxl{number}" in used:
-            devices.append(
-                {
-                    "name": f"cxl{number}",
-                    "capacity_gb": cluster.cxl.size_gib * GIB / GB / cluster.cxl.num_devices,
-                    "bandwidth_gb_per_s": cluster.cxl.bandwidth_gb_per_s,
-                    "latency_ns": cluster.cxl.latency_ns,
-                }
-            )
+    if cluster.cxl is not None:
+        cxl = {
+            "capacity_gb": cluster.cxl.size_gib * GIB / GB / cluster.cxl.num_devices,
+            "bandwidth_gb_per_s": cluster.cxl.bandwidth_gb_per_s,
+            "latency_ns": cluster.cxl.latency_ns,
+        }
+        names = [f"cxl{number}" for number in range(cluster.cxl.num_devices)]
+        devices += [{"name": name} | cxl for name in names if name in used]
     if LOCAL in used:
         devices.append(
             {
