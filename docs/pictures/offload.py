@@ -33,12 +33,12 @@ def main() -> None:
     """Write the picture."""
     parts = [lane(10, "accelerator"), *computing(10), lane(44, "host, 1 buffer")]
     parts += [
-        box(0, 2.6, 44, LOAD, "weights of 3"),
+        box(0, 1.6, 44, LOAD, "... of 3"),
         box(4, 2.6, 44, LOAD, "weights of 7"),
         box(8, 1, 44, LOAD, "3 ..."),
     ]
-    parts += [lane(78, "host, 2 buffers"), box(0.6, 2.4, 78, LOAD, "... of 3")]
-    parts += [box(4, 2.6, 78, LOAD, "weights of 7"), box(7, 2, 78, LOAD, "3 of the next step")]
+    parts += [lane(78, "host, 2 buffers"), box(0, 0.6, 78, LOAD, "...")]
+    parts += [box(0.6, 2.6, 78, LOAD, "weights of 7"), box(7, 2, 78, LOAD, "3, next step")]
     parts.append('<text x="150" y="124">each load ends before its layer begins: nothing is waited for</text>')
     head = '<svg xmlns="http://www.w3.org/2000/svg" width="580" height="136" font-family="sans-serif" font-size="12">'
     text = "\n".join([head, '<rect width="580" height="136" fill="#fff"/>', *parts, "</svg>"])

@@ -155,6 +155,19 @@ def test_stages_load_their_own_layers() -> None:
     assert second.send_ns == plain[1].send_ns
 
 
+def test_loads_at_the_start_are_those_of_all_stages() -> None:
+    """A later stage waits for nothing: its loads were issued with the first one's."""
+    shape, ranks = StepShape(4, 400, (), 100, 100), Parallelism(pipeline=2, stage=1)
+    base = RooflineStepModel(LLAMA, H100, collectives=Ring(Link(50e9, 1000)), ranks=ranks)
+    rules = Placement(layers(32), at_start=True)
+    assert offloaded(base, PlacedWeights(LLAMA, ranks, rules, devices())).duration_ns(shape) == base.duration_ns(shape)
+    first = replace(ranks, stage=0)
+    base = RooflineStepModel(LLAMA, H100, collectives=Ring(Link(50e9, 1000)), ranks=first)
+    loaded = offloaded(base, PlacedWeights(LLAMA, first, rules, devices(50, 2)))
+    whole = sum(size for layer in llama(rules).placed.layers for _, size in layer.values())
+    assert loaded.duration_ns(shape) == pytest.approx(whole / 50, rel=0.02)
+
+
 def test_experts_on_demand_are_waited_for() -> None:
     """Those that a step activates and that are not cached, after all else."""
     shape = StepShape(1, 100, (), 100, 100)

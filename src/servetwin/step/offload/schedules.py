@@ -114,7 +114,11 @@ def _modules(placed: PlacedWeights) -> list[Module]:
 
 
 class IssuedAtStart:
-    """All loads are issued when the step starts, operator by operator (LLMServingSim)."""
+    """All loads are issued when the step starts, operator by operator (LLMServingSim).
+
+    Those of a pipeline's later stages, too: they share the device with the first stage's, and are there when the batch
+    comes.
+    """
 
     def __init__(self, placed: PlacedWeights) -> None:
         self._placed = placed
@@ -123,6 +127,8 @@ class IssuedAtStart:
 
     def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool], kv_tokens: int) -> float:
         """See `Schedule`; attention is what varies."""
+        if not self._placed.ranks.is_first_stage:
+            return computing_ns
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._lines(parts)
