@@ -20,6 +20,8 @@ from servetwin.engine.admission import longest_request
 from servetwin.engine.base import NOT_YET, EngineSettings, Ordering, Scheduler, orderings, schedulers
 from servetwin.metrics.options import MetricOptions
 from servetwin.scenario.accounting import Accounting, build_accounting
+from servetwin.scenario.auto_placement import with_placement
+from servetwin.scenario.cold_start import ready_ns
 from servetwin.scenario.disaggregation import make_disaggregation
 from servetwin.scenario.disaggregation_options import DisaggregationOptions
 from servetwin.scenario.factories import make
@@ -120,9 +122,15 @@ def build(loaded: LoadedScenario) -> Deployment:
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
     replicas = tuple(
-        with_partition(
-            Replica(
-                pool, pool.model or scenario.model, loaded.folder, scenario.seed, allow_commands=loaded.allow_commands
+        with_placement(
+            with_partition(
+                Replica(
+                    pool,
+                    pool.model or scenario.model,
+                    loaded.folder,
+                    scenario.seed,
+                    allow_commands=loaded.allow_commands,
+                )
             )
         )
         for pool in scenario.cluster
@@ -193,6 +201,7 @@ def build_instances(replica: Replica, first_group: int = 0) -> list[InstanceSpec
         replace(
             first,
             name=f"{pool.name}-{number}-dp{rank}" if several else f"{pool.name}-{number}",
+            settings=replace(first.settings, ready_ns=ready_ns(replica, number)),
             group=first_group + number if in_lockstep else NOT_YET,
         )
         for number in range(pool.replicas)
