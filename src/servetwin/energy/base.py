@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
@@ -132,6 +133,19 @@ class MemoryEnergy(Protocol):
         ...
 
 
+class LoadedBytes(Protocol):
+    """What an instance's steps load from memory beside its accelerators."""
+
+    def of(self, steps: StepColumns) -> Mapping[str, NDArray[np.float64]]:
+        """Return the bytes of each step by memory device."""
+        ...
+
+
+def memory_component(device: str) -> str:
+    """Return the component that a memory device belongs to: CXL memory by its name, else the node's DRAM."""
+    return "cxl" if device.casefold().startswith("cxl") else "dram"
+
+
 @dataclass(frozen=True, slots=True)
 class PoolPower:
     """What the energy model knows of one pool.
@@ -154,6 +168,8 @@ class PoolPower:
         An instance's accelerators go to sleep when it has been idle so long; None: never.
     memory
         Memory that computes beside each instance's accelerators.
+    loads
+        What steps load of weights and KV that lie elsewhere.
     """
 
     name: str
@@ -168,6 +184,7 @@ class PoolPower:
     sleep_after_s: float | None = None
     sleep_w: float = 0.0
     memory: MemoryEnergy | None = None
+    loads: LoadedBytes | None = None
 
     @property
     def nodes(self) -> int:

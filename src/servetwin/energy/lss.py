@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from servetwin.cluster.base import InstanceSpec, SimulationOutcome
 from servetwin.core.units import NS_PER_S
-from servetwin.energy.base import ACCELERATORS, MemoryEnergy, Part, Traffic
+from servetwin.energy.base import ACCELERATORS, LoadedBytes, MemoryEnergy, Part, Traffic
 from servetwin.energy.curves import PowerCurve, constant, pulses
 from servetwin.energy.instance import busy_times, step_curve
 from servetwin.energy.model import Energy, rows_by_instance
@@ -56,6 +56,8 @@ class LssInstancePower:
     all_reduce_bytes_per_token: float = 0.0
     memory: MemoryEnergy | None = None
     """Memory that computes beside them; its energy, and that of what passes to it and back, is the DRAM's."""
+    loads: LoadedBytes | None = None
+    """Weights and KV that lie elsewhere: all of it counts as the DRAM's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,10 @@ class LssEnergyModel:
             memory_j = own.memory.steps_j(steps.columns) + passing_j
             curves["dram"].append(step_curve(steps, memory_j))
             step_j = step_j + memory_j
+        if own.loads is not None:
+            loads_j = node.dimms.joules(np.asarray(sum(own.loads.of(steps.columns).values())))
+            curves["dram"].append(step_curve(steps, loads_j))
+            step_j = step_j + loads_j
         return InstanceRecord(number, steps, np.zeros_like(step_j), step_j, own_curves, own.accelerators)
 
     def _standby(

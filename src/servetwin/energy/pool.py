@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.cluster.base import SimulationOutcome
-from servetwin.energy.base import ACCELERATORS, COMPONENTS, PoolPower, Traffic
+from servetwin.energy.base import ACCELERATORS, COMPONENTS, PoolPower, Traffic, memory_component
 from servetwin.energy.curves import PowerCurve, constant, pulses
 from servetwin.energy.instance import busy_times, state_curve, step_curve, step_energy
 from servetwin.energy.steps import InstanceSteps, steps_of
@@ -110,8 +110,10 @@ def _record(
         curves["pim"] += [constant(pool.memory.idle_w, end_ns), step_curve(steps, memory_j)]
         step_j, decode_kv_j = step_j + memory_j, decode_kv_j + memory_j
         link_bytes = link_bytes + pool.memory.link_bytes(steps.columns)
-    for name in ("links", "switches"):
-        joules = pool.node.parts[name].joules(link_bytes)
+    loaded = pool.loads.of(steps.columns) if pool.loads is not None else {}
+    passing = [(memory_component(device), num_bytes) for device, num_bytes in loaded.items()]
+    for name, num_bytes in [("links", link_bytes), ("switches", link_bytes), *passing]:
+        joules = pool.node.parts[name].joules(num_bytes)
         if joules.any():
             curves[name].append(step_curve(steps, joules))
             step_j = step_j + joules

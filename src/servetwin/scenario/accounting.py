@@ -9,7 +9,7 @@ from typing import Any
 from servetwin.cluster.base import InstanceSpec, SimulationOutcome
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.number_formats import number_format
-from servetwin.energy.base import MemoryEnergy, NodePower, Part, PoolPower, Thermal
+from servetwin.energy.base import LoadedBytes, MemoryEnergy, NodePower, Part, PoolPower, Thermal
 from servetwin.energy.carbon import CarbonModel, Embodied
 from servetwin.energy.cost import CostModel, Owned, PoolPrice, RequestClass
 from servetwin.energy.lss import LssEnergyModel
@@ -23,6 +23,8 @@ from servetwin.scenario.lss_power import lss_energy_model
 from servetwin.scenario.power_options import NodePowerOptions, PartPowerOptions, PowerOptions, RestPowerOptions
 from servetwin.scenario.schema import Scenario
 from servetwin.step.clocks import ClockedPlan, ClockedStepModel, ClockPolicy, Governor
+from servetwin.step.offload.model import OffloadedStepModel
+from servetwin.step.offload.traffic import StepLoads
 from servetwin.step.pim.model import PimStepModel
 from servetwin.step.pim.work import PimEnergy, PimWork
 from servetwin.step.work_columns import StepWork
@@ -69,7 +71,9 @@ def build_accounting(
     if scenario.power is not None:
         _check_devices(scenario.power.devices, replicas, "power.devices")
         if scenario.power.lss is not None:
-            energy, notices = lss_energy_model(scenario.power.lss, replicas, _memories(replicas, instances))
+            energy, notices = lss_energy_model(
+                scenario.power.lss, replicas, _memories(replicas, instances), _loads(replicas, instances)
+            )
         else:
             energy, thermal, notices, instances = _ours(scenario.power, replicas, instances)
     accounting = Accounting(
@@ -119,8 +123,19 @@ def _memories(replicas: Sequence[Replica], instances: Sequence[InstanceSpec]) ->
     return found
 
 
+def _loads(replicas: Sequence[Replica], instances: Sequence[InstanceSpec]) -> dict[str, LoadedBytes]:
+    """Return what steps load from elsewhere, by pool; of pipelines and lockstep groups it is not known."""
+    found: dict[str, LoadedBytes] = {}
+    for replica in replicas:
+        timing = next((spec.timing for spec in instances if spec.pool == replica.pool.name), None)
+        if isinstance(timing, OffloadedStepModel):
+            found[replica.pool.name] = StepLoads(timing, replica.engine.accelerators_per_rank)
+    return found
+
+
 def _beside_memory(pool: PoolPower, replica: Replica, instances: Sequence[InstanceSpec]) -> PoolPower:
     """Return the pool's power with its memory that computes, and what is left to the accelerators, if it has one."""
+    pool = replace(pool, loads=_loads([replica], instances).get(pool.name))
     model = _pim_model(pool.name, instances)
     if model is None:
         return pool
