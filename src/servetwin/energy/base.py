@@ -133,6 +133,8 @@ class PoolPower:
         Nodes, and how many accelerators each holds, used or not.
     governor
         What chose the clocks; None: all steps ran at the highest.
+    ffn_of
+        Of FFN devices: the pool whose attention ranks they serve; empty for all others.
     sleep_after_s, sleep_w
         An instance's accelerators go to sleep when it has been idle so long; None: never.
     """
@@ -148,6 +150,7 @@ class PoolPower:
     thermal: Thermal | None = None
     sleep_after_s: float | None = None
     sleep_w: float = 0.0
+    ffn_of: str = ""
 
     @property
     def nodes(self) -> int:
