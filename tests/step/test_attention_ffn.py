@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servetwin.core.errors import InputError
@@ -34,6 +34,7 @@ NO_LINK = Link(1e30, 0.0)
 PORT = Link(50e9, 10_000.0)
 ATTENTION = Parallelism(part="attention")
 
+few = settings(max_examples=30)
 times = st.floats(0.0, 1e4)
 micro_batches = st.lists(st.builds(MicroBatch, times, times, times, times), min_size=1, max_size=5)
 
@@ -183,6 +184,7 @@ def test_no_resource_and_no_micro_batch_is_outrun(parts: list[MicroBatch], layer
     assert least * (1 - 1e-9) <= found <= layers * sum(alone) * (1 + 1e-9)
 
 
+@few
 @given(shapes=waves(2), number=st.integers(1, 4))
 def test_a_step_is_no_faster_than_either_side_or_the_link(shapes: list[StepShape | None], number: int) -> None:
     """The same holds of a step, and resources are never busy for longer than it lasts."""
@@ -199,6 +201,7 @@ def on_plan(number: int, ranks: int = 2) -> AttentionFfn:
 PLANS: dict[tuple[int, int], AttentionFfn] = {}
 
 
+@few
 @given(shapes=waves(2))
 def test_one_micro_batch_is_all_in_a_row(shapes: list[StepShape | None]) -> None:
     """With one micro-batch, nothing overlaps."""
@@ -208,6 +211,7 @@ def test_one_micro_batch_is_all_in_a_row(shapes: list[StepShape | None]) -> None
 
 
 @pytest.mark.parametrize("architecture", [LLAMA, QWEN, DEEPSEEK], ids=lambda model: model.name)
+@few
 @given(shape=step_shapes())
 def test_both_sides_on_one_device_are_a_plain_replica(architecture: object, shape: StepShape) -> None:
     """One rank, one FFN device, a link that costs nothing, one micro-batch: what the undivided model takes."""
@@ -227,11 +231,19 @@ def same_device(architecture: object) -> tuple[RooflineStepModel, AttentionFfn]:
 SAME = {model.name: same_device(model) for model in (LLAMA, QWEN, DEEPSEEK)}
 
 
-@given(shapes=waves(2))
-def test_equal_devices_and_no_link_are_a_lockstep_group(shapes: list[StepShape | None]) -> None:
-    """Two ranks with two FFN devices of their kind, and links that cost nothing: a group that shares the experts."""
+@few
+@given(shapes=waves(2), alike=st.booleans())
+def test_equal_devices_and_no_link_are_a_lockstep_group(shapes: list[StepShape | None], alike: bool) -> None:
+    """Two ranks with two FFN devices of their kind, and links that cost nothing: a group that shares the experts.
+
+    Only what comes once is apart: where one rank attends longest and another has most sequences, both count.
+    """
+    shapes = [next(filter(None, shapes))] * 2 if alike else shapes
     (ours,), (lockstep,) = (plan.stage_times_ns(shapes) for plan in LIKE_A_GROUP)
-    assert ours.busy_ns == pytest.approx(lockstep.busy_ns, rel=1e-6, abs=2)
+    if alike:
+        assert ours.busy_ns == pytest.approx(lockstep.busy_ns, rel=1e-6, abs=2)
+    else:
+        assert ours.busy_ns >= lockstep.busy_ns - 2
 
 
 def like_a_group() -> tuple[ExecutionPlan, ExecutionPlan]:
@@ -248,6 +260,7 @@ def like_a_group() -> tuple[ExecutionPlan, ExecutionPlan]:
 LIKE_A_GROUP = like_a_group()
 
 
+@few
 @given(shapes=waves(2))
 def test_auto_is_the_best_number(shapes: list[StepShape | None]) -> None:
     """Left to the plan, the number of micro-batches is one of those with the least time."""

@@ -52,7 +52,7 @@ def record_ffn(pool: PoolPower, outcome: SimulationOutcome, rows: Sequence[Integ
     """
     end_ns = last_ns(outcome)
     curves = no_curves()
-    groups = _groups(pool, outcome)
+    groups = groups_of(pool.ffn_of, outcome)
     devices = pool.accelerators * pool.instances // max(1, len(groups))
     of_group = replace(pool, accelerators=devices, instances=len(groups))
     records = [record for members in groups for record in _record(of_group, outcome, members, rows, curves, end_ns)]
@@ -60,11 +60,11 @@ def record_ffn(pool: PoolPower, outcome: SimulationOutcome, rows: Sequence[Integ
     return PoolRecord(pool.name, pool.node.psu_efficiency, records, curves)
 
 
-def _groups(pool: PoolPower, outcome: SimulationOutcome) -> list[list[int]]:
-    """Return the instances of each lockstep group; one that is alone is a group of one."""
+def groups_of(pool: str, outcome: SimulationOutcome) -> list[list[int]]:
+    """Return the instances of each lockstep group of a pool; one that is alone is a group of one."""
     groups: dict[int, list[int]] = {}
     for number, spec in enumerate(outcome.instances):
-        if spec.pool == pool.ffn_of:
+        if spec.pool == pool:
             groups.setdefault(spec.group if spec.group >= 0 else -1 - number, []).append(number)
     return list(groups.values())
 

@@ -22,6 +22,7 @@ from servetwin.scenario.hardware import Replica
 from servetwin.scenario.lss_power import lss_energy_model
 from servetwin.scenario.power_options import NodePowerOptions, PartPowerOptions, PowerOptions, RestPowerOptions
 from servetwin.scenario.schema import Scenario
+from servetwin.scenario.side_use import side_use
 from servetwin.step.clocks import ClockedPlan, ClockedStepModel, ClockPolicy, Governor
 from servetwin.step.work_columns import StepWork
 
@@ -30,7 +31,10 @@ MOST_PER_NODE = 8
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """What is reckoned of a run when it is over: energy, cost, carbon; each None where the scenario does not ask."""
+    """What is reckoned of a run when it is over: energy, cost, carbon; each None where the scenario does not ask.
+
+    And, where attention and FFN are apart, how busy both sides were.
+    """
 
     energy: EnergyModel | LssEnergyModel | None = None
     cost: CostModel | None = None
@@ -39,7 +43,7 @@ class Accounting:
     notices: tuple[str, ...] = ()
 
     def measure(self, outcome: SimulationOutcome, interval_s: float) -> tuple[Energy | None, dict[str, Any]]:
-        """Return the energy of an outcome, and its part of the summary."""
+        """Return the energy of an outcome, and what the summary says of it, of cost, carbon and both sides' use."""
         energy = self.energy.measure(outcome) if self.energy is not None else None
         summary: dict[str, Any] = {}
         if energy is not None:
@@ -48,6 +52,9 @@ class Accounting:
             summary["cost"] = self.cost.measure(outcome, energy)
         if self.carbon is not None and energy is not None:
             summary["carbon"] = self.carbon.measure(energy)
+        sides = side_use(outcome)
+        if sides:
+            summary["attention_ffn"] = sides
         return energy, summary
 
 

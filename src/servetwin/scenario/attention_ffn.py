@@ -31,14 +31,12 @@ def build_ffn(replica: Replica) -> FfnSide:
     try:
         other.model  # noqa: B018  (checks that the devices divide it)
     except InputError as error:
-        raise _placed(error, f"{where}.count") from None
+        message = str(error).removeprefix(f"{error.where}: ")
+        raise InputError(message, where=f"{where}.count") from None
     if options.link is not None and (replica.model.is_moe or options.count == 1):
         raise InputError("these FFN devices exchange nothing among them; leave it out", where=f"{where}.link")
     ffn_memory(replica).check(f"{where}.count")
-    try:
-        model = cast(RooflineStepModel, step_model_of(Stage(other, other.ranks)))
-    except InputError as error:
-        raise _placed(error, where) if error.where and ".hardware" in error.where else error from None
+    model = cast(RooflineStepModel, step_model_of(Stage(other, other.ranks)))
     return FfnSide(model, port_of(options), replica.ranks.tensor)
 
 
@@ -101,8 +99,3 @@ def _options(replica: Replica) -> FfnOptions:
             where=f"{replica.where}.hardware.ffn",
         )
     return options
-
-
-def _placed(error: InputError, where: str) -> InputError:
-    """Return an error of the FFN devices with the key that they are under."""
-    return InputError(str(error).removeprefix(f"{error.where}: "), where=where)

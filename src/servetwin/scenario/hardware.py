@@ -65,6 +65,11 @@ class Replica:
         return f"cluster.{self.pool.name}"
 
     @property
+    def hardware_where(self) -> str:
+        """The path of its hardware in the scenario."""
+        return f"{self.where}.hardware.ffn" if self.is_ffn else f"{self.where}.hardware"
+
+    @property
     def account(self) -> str:
         """The name under which its hardware is accounted: the pool's; that of FFN devices is no pool's name."""
         return f"{self.pool.name}.ffn" if self.is_ffn else self.pool.name
@@ -145,7 +150,7 @@ class Replica:
         """The device's data sheet."""
         from servetwin.hardware.catalogue import load_device
 
-        return load_device(self.hardware.device, relative_to=self.folder, where=f"{self.where}.hardware.device")
+        return load_device(self.hardware.device, relative_to=self.folder, where=f"{self.hardware_where}.device")
 
     def stage_device(self, stage: int) -> Device:
         """Return the device of a pipeline stage."""
@@ -154,7 +159,7 @@ class Replica:
             return self.device
         from servetwin.hardware.catalogue import load_device
 
-        where = f"{self.where}.hardware.stage_devices[{stage}]"
+        where = f"{self.hardware_where}.stage_devices[{stage}]"
         return load_device(names[stage], relative_to=self.folder, where=where)
 
     @property
@@ -208,7 +213,7 @@ class Replica:
         from servetwin.network.base import Link
         from servetwin.network.links import link_class
 
-        where = f"{self.where}.hardware.link"
+        where = f"{self.hardware_where}.link"
         device = self.device
         if device.scale_up is not None:
             link = link_class(device.scale_up.link_class, where=where).link
