@@ -116,7 +116,7 @@ def test_the_parts_of_the_energy_add_up() -> None:
         ({"ffn": {}, "engine": {"pipeline_parallel_size": 2}}, r"does not go with engine\.pipeline_parallel_size"),
         ({"ffn": {}, "step": {"model": "roofline", "plan": "lockstep"}}, r"does not go with step\.plan\.kind"),
         (
-            {"ffn": {}, "step": {"model": "affine", "base_us": 1.0, "per_token_us": 1.0}},
+            {"ffn": {}, "step": {"model": "affine", "base_ns": 1.0, "per_token_ns": 1.0}},
             r"step\.model: the step model 'affine' has times of whole layers, not of attention and FFN",
         ),
         (

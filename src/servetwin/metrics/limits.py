@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.engine.base import EngineSettings
+from servetwin.metrics.encoding import encoder_columns, encoder_summary
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, Scope, busy_starts, column, latencies_s
 from servetwin.step.base import StepModel, StepShape
 from servetwin.step.plans.base import ExecutionPlan
@@ -31,8 +32,8 @@ class Limit(NamedTuple):
     Attributes
     ----------
     kind
-        ``"max_num_seqs"``, ``"max_num_batched_tokens"``, ``"kv_blocks"``, ``"scheduling"``, ``"step_time"``,
-        ``"load"`` (there is little) or ``"nothing_completed"``.
+        ``"max_num_seqs"``, ``"max_num_batched_tokens"``, ``"kv_blocks"``, ``"scheduling"``, ``"encoders"``,
+        ``"step_time"``, ``"load"`` (there is little) or ``"nothing_completed"``.
     sentence
         The same for a reader, with the numbers.
     """
@@ -66,6 +67,14 @@ def what_limits(records: Records) -> Limit:
         return Limit("nothing_completed", "No request completed, so nothing can be said of what limits the deployment.")
     load = _load(records)
     causes = _causes(records)
+    encoding_s, encoding_share = _encoder_queue(records)
+    if encoding_share >= max(_WAITING_MATTERS, load.waiting_share):
+        busy = encoder_summary(records)["encoders"]["busy_fraction"]
+        return Limit(
+            "encoders",
+            f"Requests wait for the encoders, which are busy {_percent(busy)} of the time: waiting for them takes "
+            f"{_time(encoding_s)}, {encoding_share:.0%} of the mean end-to-end time.",
+        )
     if load.preemptions >= _PREEMPTIONS_MATTER * completed:
         return _limited(records, _BLOCKS, load)
     if load.waiting_share >= _WAITING_MATTERS and causes:
@@ -73,13 +82,20 @@ def what_limits(records: Records) -> Limit:
     return _hardly_waiting(records, load)
 
 
+def _encoder_queue(records: Records) -> tuple[float, float]:
+    """Return how long completed requests waited for encoders, on average, and the share of their end-to-end time."""
+    if records.outcome.encoding is None:
+        return 0.0, 0.0
+    waited_s = np.nan_to_num(encoder_columns(records)["encoder_queue_s"][records.completed])
+    elapsed_ns = (records.finish_ns - records.arrival_ns)[records.completed]
+    return float(waited_s.mean()), float(waited_s.sum() * 1e9 / max(1, int(elapsed_ns.sum())))
+
+
 def _load(records: Records) -> _Load:
     """Return how full the deployment was; the number running by Little's law."""
     done = np.flatnonzero(records.completed)
     duration_ns = max(records.stop_ns - records.start_ns, 1)
-    waited = (records.first_scheduled_ns[done] - records.arrival_ns[done]).sum(dtype=np.float64) + _waited_again(
-        records
-    )
+    waited = (records.first_scheduled_ns[done] - records.came_ns[done]).sum(dtype=np.float64) + _waited_again(records)
     elapsed = (records.finish_ns[done] - records.arrival_ns[done]).sum(dtype=np.float64)
     busy = sum(int((column(log.end_ns) - busy_starts(log)).sum()) for log in records.logs)
     peaks = [
@@ -124,7 +140,7 @@ def _causes_at(records: Records, scope: Scope) -> Counter[str]:
     admitted = _count(records.first_scheduled_ns[rows][records.admitted[rows]], start)
     put_back = _count(column(log.preempted_ns), start) - _count(column(log.readmitted_ns), start)
     running = admitted - put_back - _count(records.finish_ns[rows][records.completed[rows]], start)
-    waiting = _count(records.arrival_ns[rows][records.queued[rows]], start) - admitted + put_back
+    waiting = _count(records.came_ns[rows][records.queued[rows]], start) - admitted + put_back
     weight = waiting * (column(log.end_ns)[steps] - start)
     kinds = _kind_of_step(settings, running, tokens, used)
     return Counter({kind: float(weight[mask].sum()) for kind, mask in kinds.items() if weight[mask].any()})

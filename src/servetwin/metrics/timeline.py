@@ -138,7 +138,7 @@ def busy_fraction(log: InstanceLog, grid: Grid) -> Floats:
 def _running_and_waiting(records: Records, grid: Grid, scope: Scope) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many requests run, and how many wait to be admitted or admitted again."""
     rows, logs = scope.rows, [records.logs[i] for i in scope.instances]
-    arrived = grid.so_far(records.arrival_ns[rows][records.queued[rows]])
+    arrived = grid.so_far(records.came_ns[rows][records.queued[rows]])
     admitted = grid.so_far(records.first_scheduled_ns[rows][records.admitted[rows]])
     finished = grid.so_far(records.finish_ns[rows][records.completed[rows]])
     put_back = np.zeros(grid.count, np.int64)

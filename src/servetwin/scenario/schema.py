@@ -20,6 +20,7 @@ from servetwin.scenario.base import (
 )
 from servetwin.scenario.cost_options import CarbonOptions, CostOptions
 from servetwin.scenario.disaggregation_options import DisaggregationOptions, PortOptions, RoleName
+from servetwin.scenario.encoder_options import EncoderOptions
 from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
 from servetwin.scenario.power_options import PowerOptions
 from servetwin.scenario.router_options import RouterOptions
@@ -323,6 +324,9 @@ class Scenario(Options):
     )
     disaggregation: DisaggregationOptions | None = Field(
         None, description="How requests get from prefill to decode pools; default, where there are such: `nixl`."
+    )
+    encoders: EncoderOptions | None = Field(
+        None, description="Encoders of images in front of the router; default: encoding takes no time."
     )
     workload: WorkloadField = Field(description="The requests, see `docs/workloads.md`.")
     front_end: FrontEndOptions | None = Field(None, description="Delays between clients and the router.")
