@@ -2,11 +2,14 @@
 
 from servetwin.cluster.base import (
     ClusterView,
+    Disaggregation,
     FrontEnd,
     InstanceSpec,
+    LinkRecord,
     RequestView,
     Router,
     SimulationOutcome,
+    Transfers,
     routers,
 )
 from servetwin.core.registry import Registry
@@ -21,6 +24,7 @@ from servetwin.engine.base import (
     orderings,
     schedulers,
 )
+from servetwin.memory.tiers import Eviction, evictions
 from servetwin.network.base import Collectives, Link, collectives
 from servetwin.step.base import StepModel, StepModelBase, StepShape, step_models
 from servetwin.step.experts.base import (
@@ -39,7 +43,9 @@ __all__ = [
     "ClusterView",
     "Collectives",
     "Contents",
+    "Disaggregation",
     "EngineSettings",
+    "Eviction",
     "ExecutionPlan",
     "ExpertLoad",
     "ExpertPlacement",
@@ -49,6 +55,7 @@ __all__ = [
     "InstanceSpec",
     "LayerLoads",
     "Link",
+    "LinkRecord",
     "Ordering",
     "OverlapModel",
     "RankModel",
@@ -65,9 +72,11 @@ __all__ = [
     "StepModelBase",
     "StepPolicy",
     "StepShape",
+    "Transfers",
     "Workload",
     "WorkloadSource",
     "collectives",
+    "evictions",
     "execution_plans",
     "expert_placements",
     "expert_routings",

@@ -38,15 +38,15 @@ def workload(seed: int, n: int = 60) -> Workload:
     return Workload(arrival_ns, prompt_tokens, rng.integers(1, 30, n), encoder_tokens=encoder_tokens)
 
 
-def simulate(requests: Workload | dict[str, Any], encoders: dict[str, Any] | None = ENCODERS, **more: Any) -> Any:
-    """Simulate two instances behind a router that counts requests."""
+def simulate(requests: Workload | dict[str, Any], encoders: dict[str, Any] | None = ENCODERS, replicas: int = 2) -> Any:
+    """Simulate instances behind a router that counts requests."""
     pool = {
         "name": "p",
-        "replicas": 2,
+        "replicas": replicas,
         "engine": {"num_gpu_blocks_override": 400, "max_model_len": 4096, "max_num_seqs": 8},
         "step": {"model": "affine", "base_ns": 5e6, "per_token_ns": 2e4, "per_kv_token_ns": 10.0},
     }
-    scenario = {"cluster": [pool], "router": "least_outstanding", "workload": requests, **more}
+    scenario = {"cluster": [pool], "router": "least_outstanding", "workload": requests}
     return servetwin.simulate(scenario | ({"encoders": encoders} if encoders else {}), check_invariants=True)
 
 
@@ -72,17 +72,17 @@ def landings_ns(requests: Workload) -> np.ndarray:
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 10_000))
-def test_requests_are_served_as_if_they_arrived_with_their_embeddings(seed: int) -> None:
+@given(seed=st.integers(0, 10_000), replicas=st.integers(1, 2))
+def test_requests_are_served_as_if_they_arrived_with_their_embeddings(seed: int, replicas: int) -> None:
     """Nothing but the arrival at the router changes: requests that arrive when encoded end at the same times."""
     requests = workload(seed)
     came = landings_ns(requests)
     order = np.argsort(came, kind="stable")
     if len(np.unique(came)) < len(came):
         order = np.lexsort((np.arange(len(came)), came))
-    encoded = simulate(requests)
+    encoded = simulate(requests, replicas=replicas)
     text = Workload(came[order], requests.prompt_tokens[order], requests.output_tokens[order])
-    log, other = encoded.outcome.requests, simulate(text, None).outcome.requests
+    log, other = encoded.outcome.requests, simulate(text, None, replicas).outcome.requests
     assert np.asarray(log.finish_ns)[order].tolist() == np.asarray(other.finish_ns).tolist()
     assert np.asarray(log.arrival_ns).tolist() == requests.arrival_ns.tolist()
 
@@ -102,12 +102,16 @@ def test_what_encoding_takes_is_in_the_result() -> None:
     requests = workload(3)
     result = simulate(requests)
     table, summary = result.requests, result.summary["encoders"]
-    images = requests.encoder_tokens > 0
+    images, log = requests.encoder_tokens > 0, result.outcome.encoding
     assert np.isnan(table["encode_s"][~images]).all()
     parts = table["encoder_queue_s"] + table["encode_s"] + table["embedding_s"]
     assert (parts[images] <= table["queue_s"][images] + 1e-9).all()
     assert summary["requests"] == images.sum() > summary["batches"] >= images.sum() / 3
     assert 0 < summary["busy_fraction"] < 1
+    rows = result.resources
+    busy_s = rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == "busy_fraction")].sum()
+    batches = {(start, end) for start, end in zip(log.start_ns, log.end_ns, strict=True) if start >= 0}
+    assert busy_s == pytest.approx(sum(end - start for start, end in batches) / 1e9)
     assert "encoder_tokens" not in simulate(Workload(np.array([0]), np.array([9]), np.array([2]))).requests
 
 
@@ -116,6 +120,8 @@ def test_encoders_may_be_the_limit() -> None:
     result = simulate(workload(2), ENCODERS | {"workers": 1, "time": {"per_token_us": 200.0}})
     assert result.measurements.limit.kind == "encoders"
     assert "Requests wait for the encoders, which are busy" in result.limit
+    rows = result.resources
+    assert rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == "waiting")].max() > 0
     assert simulate(workload(2)).measurements.limit.kind != "nothing_completed"
 
 

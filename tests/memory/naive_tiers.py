@@ -146,8 +146,6 @@ class NaiveS3Fifo(NaiveStore):
 
     def choose(self, incoming: int) -> int | None:
         """Try the small list first if it is full, else the main one."""
-        if all(key in self.pins for key in self.before):
-            return self.evict_small()  # moves what was used, and finds nothing
         tries = [self.evict_small, self.evict_main]
         for evict in tries if len(self.small) >= self.share else tries[::-1]:
             victim = evict()

@@ -51,10 +51,25 @@ class TestArc(EvictionConformance):
 
 
 @pytest.mark.parametrize("policy", list(NAIVE))
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(operations=operations, capacity=st.integers(1, 12))
 def test_equal_to_a_plain_store(policy: str, operations: list[tuple[str, list[int]]], capacity: int) -> None:
     """Every lookup finds as much, and every insertion gives up the same chunks in the same order."""
+    play(policy, operations, capacity)
+
+
+@pytest.mark.parametrize("policy", list(NAIVE))
+@pytest.mark.parametrize("seed", range(10))
+def test_equal_to_a_plain_store_for_long(policy: str, seed: int) -> None:
+    """The same with 400 operations on prompts that mostly go the same way."""
+    source = Random(seed)
+    names = ["insert", "insert", "lookup", "lookup", "pin"]
+    operations = [(source.choice(names), random_prompt(source, longest=6 + seed)) for _ in range(400)]
+    play(policy, operations, source.randint(3, 30))
+
+
+def play(policy: str, operations: list[tuple[str, list[int]]], capacity: int) -> None:
+    """Do all operations on a tier and on a plain store, and compare after each."""
     store, naive = ChunkStore("tier", capacity, eviction=policy), NAIVE[policy](capacity)
     pins: list[tuple[object, list[int]]] = []
     for now_ns, (operation, keys) in enumerate(operations):
@@ -75,7 +90,7 @@ def test_equal_to_a_plain_store(policy: str, operations: list[tuple[str, list[in
         assert len(store) == len(naive.before)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(operations=operations, capacity=st.integers(1, 9))
 def test_lfu_prefers_what_is_used_often(operations: list[tuple[str, list[int]]], capacity: int) -> None:
     """A chunk that was used more often than all others is not the one to go, unless others come behind it."""
@@ -202,7 +217,7 @@ def test_what_is_being_read_stays() -> None:
     assert tiers.tiers[0].peek([1, 2]) == 0
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(operations=operations, write=st.sampled_from(["through", "back"]), promote=st.booleans())
 def test_recalls_find_what_a_plain_search_finds(
     operations: list[tuple[str, list[int]]], write: str, promote: bool

@@ -74,7 +74,8 @@ class Naive:
         """Return bytes of referenced and of cached blocks just after the events of a time."""
         used = cached = 0
         for spec, log in zip(self.made.outcome.instances, self.made.outcome.logs, strict=True):
-            states = [(t, 0, 0, c) for t, c in zip(log.idle_ns, log.idle_cached_blocks, strict=True)]
+            idle = zip(log.idle_ns, log.idle_used_blocks, log.idle_cached_blocks, strict=True)
+            states = [(t, 0, used, c) for t, used, c in idle]
             states += [
                 (t, 1, u, c) for t, u, c in zip(log.start_ns, log.kv_used_blocks, log.kv_cached_blocks, strict=True)
             ]

@@ -29,7 +29,7 @@ FILES = [
 
 REQUEST_COLUMNS = (
     "request_id,session_id,model,instance,state,reason,arrival_s,first_token_s,finish_s,prompt_tokens,output_tokens,"
-    "cached_tokens,recomputed_tokens,preemptions,queue_s,ttft_s,tpot_s,e2e_s"
+    "cached_tokens,recomputed_tokens,preemptions,queue_s,ttft_s,tpot_s,e2e_s,prefill_s,decode_s,preempted_s"
 )
 
 

@@ -12,7 +12,7 @@ from servetwin.cluster.base import SimulationOutcome
 from servetwin.cluster.simulation import simulate
 from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.options import MetricOptions
-from servetwin.metrics.tables import RESOURCE_METRICS
+from servetwin.metrics.resources import RESOURCE_METRICS
 from servetwin.metrics.timeline import kv_blocks
 from servetwin.testing.equality import gauge
 from servetwin.testing.random_groups import random_group_scenario

@@ -20,7 +20,8 @@ from servetwin.testing.outcomes import make_outcome
 from servetwin.workload.base import Workload
 
 LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
-COMMON = ["requests", "tokens", "duration_s", "steps", "preemptions", "throughput", *LATENCIES, "slo", "kv"]
+COMMON = ["requests", "tokens", "duration_s", "steps", "preemptions", "throughput", *LATENCIES]
+COMMON += ["breakdown_s", "slo", "kv"]
 
 seeds = st.integers(0, 10**6)
 

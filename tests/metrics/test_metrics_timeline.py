@@ -11,7 +11,7 @@ from naive_metrics import Naive
 from servetwin.core.errors import InputError
 from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.options import MetricOptions
-from servetwin.metrics.tables import RESOURCE_METRICS
+from servetwin.metrics.resources import RESOURCE_METRICS
 from servetwin.metrics.timeline import MAX_INTERVALS, TIMELINE_COLUMNS, most_intervals
 from servetwin.testing.outcomes import make_outcome
 

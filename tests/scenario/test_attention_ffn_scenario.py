@@ -32,7 +32,7 @@ def scenario(
         "prompt_tokens": 300,
         "output_tokens": 20,
     }
-    pool = {"name": "p", "hardware": hardware, "engine": engine, "step": step}
+    pool = {"name": "p", "hardware": hardware, "engine": engine, "step": step} | more.pop("pool", {})
     return {"model": model, "cluster": [pool], "workload": workload, **more}
 
 
@@ -127,6 +127,8 @@ def test_the_parts_of_the_energy_add_up() -> None:
             {"ffn": {}, "step": {"model": "roofline", "plan": {"kind": "attention_ffn", "micro_batches": 99}}},
             r"step\.plan\.micro_batches: must be from 1 to 16, got 99",
         ),
+        ({"ffn": {}, "pool": {"cold_start": {}}}, r"hardware\.ffn .*does not go with cold_start"),
+        ({"ffn": {}, "pool": {"placement": "auto"}}, r"hardware\.ffn .*does not go with placement"),
         ({"ffn": {}, "power": {"cap_w": 400}}, r"power: caps and clocks are chosen for one kind of device"),
     ],
 )

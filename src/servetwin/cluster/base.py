@@ -123,7 +123,12 @@ class FrontEnd:
 
 
 class Transfers(Protocol):
-    """What carries KV from instance to instance. Times never go back."""
+    """What carries KV from instance to instance. Times never go back.
+
+    One that has an attribute ``overlaps = True`` takes ``produced_ns`` as a keyword of ``start``, too: how long the
+    prompt was computed, during which KV of layers that were done could travel already. One that has a method
+    ``link_records()`` tells at the end what its links carried (`LinkRecord`).
+    """
 
     def start(self, now_ns: int, source: int, target: int, tokens: int) -> int:
         """Begin to move the KV of ``tokens`` tokens between two instances; return the transfer's number."""
@@ -221,6 +226,27 @@ class EncoderLog:
     pool: EncoderPool
 
 
+@dataclass(frozen=True, slots=True)
+class LinkRecord:
+    """What one direction of a link carried.
+
+    Attributes
+    ----------
+    bandwidth_bytes_per_s
+        The most that it can carry.
+    interval_ns
+        Length of the intervals.
+    start_ns, moved_bytes
+        Begins of the intervals in which it carried anything, ascending, and how much; both of shape ``(n,)``.
+    """
+
+    name: str
+    bandwidth_bytes_per_s: int
+    interval_ns: int
+    start_ns: NDArray[np.int64]
+    moved_bytes: NDArray[np.float64]
+
+
 @dataclass(slots=True)
 class SimulationOutcome:
     """What a simulation leaves behind: columns, to be summarised by ``metrics``."""
@@ -236,3 +262,7 @@ class SimulationOutcome:
     complete: bool = True
     """False when the run was interrupted."""
     notices: list[str] = field(default_factory=list)
+    handoff_ns: int = 0
+    """From the end of a prefill to the request's arrival at the instance that decodes, where these are apart."""
+    links: Sequence[LinkRecord] = ()
+    """What the links carried, if the transfers' object tells (``link_records()``)."""

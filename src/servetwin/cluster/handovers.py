@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
-from servetwin.cluster.base import Disaggregation
+from servetwin.cluster.base import Disaggregation, LinkRecord, Transfers
 from servetwin.engine.admission import rejection_reason
 from servetwin.engine.base import RequestLog
 from servetwin.engine.handover import land, release_held
@@ -27,6 +28,8 @@ class Handovers:
         Returns the number of the instance that decodes a row at a time, None if none serves its model.
     reject
         Ends a row with a reason.
+    came
+        Tells an instance, by number, that a request joined its queue.
     notify
         Tells an instance, by number, that it may have something to do.
     """
@@ -42,6 +45,7 @@ class Handovers:
         *,
         choose: Callable[[int, int], int | None],
         reject: Callable[[int, str, int], None],
+        came: Callable[[int, int], None],
         notify: Callable[[int, int], None],
     ) -> None:
         self._how = disaggregation
@@ -50,9 +54,10 @@ class Handovers:
         self._requests = requests
         self._instances = instances
         self._events = events
-        self._choose, self._reject, self._notify = choose, reject, notify
+        self._choose, self._reject, self._came, self._notify = choose, reject, came, notify
         self._rows: dict[int, int] = {}
-        self._due_ns = -1
+        self.due_ns: int | None = None
+        """When KV may land next; other landing events are out of date."""
 
     def take(self, instance: Instance, now_ns: int) -> None:
         """Take on the requests whose prompt an instance has just computed."""
@@ -72,7 +77,7 @@ class Handovers:
             requests.instance[row] = number
             if prompt_tokens + output_tokens <= instance.longest_request:
                 self._queue(instance, row, prompt_tokens, output_tokens, now_ns)
-                self._notify(number, now_ns)
+                self._came(number, now_ns)
                 return
             reason = rejection_reason(instance.settings, prompt_tokens, output_tokens)
         self._reject(row, reason, now_ns)
@@ -99,10 +104,16 @@ class Handovers:
                 requests.landed_ns[row] = now_ns
                 self._let_go(row, now_ns)
             else:
-                source = requests.prefill_instance[row]
-                self._rows[transfers.start(now_ns, source, instance.number, tokens)] = row
+                self._rows[self._start(transfers, now_ns, row, instance.number, tokens)] = row
         instance.reserved.clear()
         self._expect()
+
+    def _start(self, transfers: Transfers, now_ns: int, row: int, target: int, tokens: int) -> int:
+        source = self._requests.prefill_instance[row]
+        if not getattr(transfers, "overlaps", False):
+            return transfers.start(now_ns, source, target, tokens)
+        overlapping = cast(OverlappingTransfers, transfers)
+        return overlapping.start(now_ns, source, target, tokens, produced_ns=produced_ns(self._requests, row))
 
     def land(self, now_ns: int) -> None:
         """Let requests be admitted whose KV has come."""
@@ -126,6 +137,30 @@ class Handovers:
     def _expect(self) -> None:
         """Have an event at the next landing."""
         due_ns = self._how.transfers.next_event_ns() if self._how.transfers else None
-        if due_ns is not None and due_ns != self._due_ns:
-            self._due_ns = due_ns
+        if due_ns is not None and due_ns != self.due_ns:
             heapq.heappush(self._events, (due_ns, LANDING, 0))
+        self.due_ns = due_ns
+
+
+class OverlappingTransfers(Protocol):
+    """`Transfers` that move KV while the prompt is computed."""
+
+    def start(self, now_ns: int, source: int, target: int, tokens: int, *, produced_ns: int) -> int:
+        """See `Transfers`."""
+        ...
+
+
+def produced_ns(requests: RequestLog, row: int) -> int:
+    """Return how long a prompt was computed in one piece: 0 if it was preempted on the way, and began anew."""
+    if requests.preemptions[row]:
+        return 0
+    return requests.handed_over_ns[row] - requests.first_scheduled_ns[row]
+
+
+def link_records(disaggregation: Disaggregation | None) -> Sequence[LinkRecord]:
+    """Return what the links carried, if whoever carries KV tells."""
+    transfers = disaggregation.transfers if disaggregation else None
+    if transfers is None or not hasattr(transfers, "link_records"):
+        return ()
+    records: Sequence[LinkRecord] = transfers.link_records()
+    return records

@@ -23,7 +23,7 @@ from servetwin.cluster.base import (
     SimulationOutcome,
 )
 from servetwin.cluster.encoders import Encoders
-from servetwin.cluster.handovers import ARRIVAL, CONTROL, ENCODER, HANDOVER, STEP, Handovers
+from servetwin.cluster.handovers import ARRIVAL, CONTROL, ENCODER, HANDOVER, LANDING, STEP, Handovers, link_records
 from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
@@ -123,8 +123,9 @@ class _Loop:
         known = workload.arrival_ns[workload.arrival_ns >= 0]
         first_ns = min(int(known.min()) + delay_ns if len(known) else NS_PER_S, NS_PER_S)
         self.disaggregation = disaggregation
-        self.routing = Routing(workload, specs, router, staleness_ns, disaggregation)
-        reads_kv = "kv_used_blocks" in self.routing.reads and len(specs) > 1
+        self.routing = routing = Routing(workload, specs, router, staleness_ns, disaggregation)
+        self._watches_steps, self._watches_ends = routing.watches_steps, routing.watches_ends
+        reads_kv = "kv_used_blocks" in routing.reads and len(specs) > 1
         self.units, self.instances = make_units(
             specs,
             self.requests,
@@ -139,6 +140,7 @@ class _Loop:
         self._now_ns = 0
         self._stepped_ns, self._stepped = -1, -1
         self._routed = False
+        self._routes = len(specs) > 1 or workload.model is not None or disaggregation is not None
         self._handovers = self._make_handovers(disaggregation) if disaggregation else None
         self._encoders: Encoders | None = None
 
@@ -158,6 +160,7 @@ class _Loop:
             self.events,
             choose=self._choose_decode,
             reject=self._reject,
+            came=self._came_to_decode,
             notify=self._notify,
         )
 
@@ -192,6 +195,8 @@ class _Loop:
             end_ns=self._now_ns,
             complete=complete,
             notices=self._notices(),
+            handoff_ns=self.disaggregation.handoff_ns if self.disaggregation else 0,
+            links=link_records(self.disaggregation),
         )
 
     def _stop_soon(self) -> None:
@@ -257,11 +262,12 @@ class _Loop:
             elif kind == ENCODER and self._encoders:
                 self._now_ns = now_ns
                 self._encoders.look(now_ns)
-            elif kind < STEP and self._handovers:
+            elif kind == HANDOVER and self._handovers:
                 self._now_ns = now_ns
-                if kind == HANDOVER:
-                    self._handovers.come(number, now_ns)
-                else:
+                self._handovers.come(number, now_ns)
+            elif kind == LANDING and self._handovers:
+                if self._handovers.due_ns == now_ns:
+                    self._now_ns = now_ns
                     self._handovers.land(now_ns)
             elif now_ns == FAR_NS:
                 self._now_ns = max(last_ns, self._now_ns)
@@ -298,10 +304,10 @@ class _Loop:
             for instance in members(unit):
                 if instance.reserved:
                     self._handovers.begin(instance, now_ns)
-        if self.routing.watches_steps:
+        if self._watches_steps:
             for instance in members(unit):
                 self.routing.look_at(instance)
-        elif finished and self.routing.watches_ends:
+        elif finished and self._watches_ends:
             for request in finished:
                 self.routing.left(self.requests.instance[request.row])
         if self.check_invariants:
@@ -334,7 +340,7 @@ class _Loop:
             if self._encoders and self._encoders.take(row, now_ns):
                 return
         number = 0
-        if len(self.instances) > 1 or w.model is not None or self.disaggregation:
+        if self._routes:
             chosen = self._routed_to(row) if self._routed else self.routing.choose(row, now_ns, prompt_tokens)
             if chosen is None:
                 self._reject(row, self.routing.nobody(row), now_ns)
@@ -352,9 +358,10 @@ class _Loop:
         if instance.settings.enable_prefix_caching:
             request.keys = keys_of(self.contents, row, instance.settings.block_size)
         instance.waiting.push(request)
-        if self.routing.watches_ends:
+        if self._watches_ends:
             self.routing.came(number)
-        self._notify(number, now_ns)
+        if self._watches_steps or self.units[self._unit_of[number]].may_notice:
+            self._notify(number, now_ns)
 
     def _notify(self, number: int, now_ns: int) -> None:
         """Tell an instance that somebody came to it, or that it has more room."""
@@ -367,7 +374,7 @@ class _Loop:
             event_ns = unit.notice(now_ns, polls_from_ns, boundary_passed=passed)
             if event_ns is not None:
                 heapq.heappush(self.events, (event_ns, STEP, unit_number))
-        if self.routing.watches_steps:
+        if self._watches_steps:
             self.routing.look_at(instance)
 
     def _polls_from_ns(self, now_ns: int) -> int:
@@ -382,7 +389,8 @@ class _Loop:
         for other in rejected:
             self.requests.state[other] = REJECTED
             self.requests.reasons[other] = reason if other == row else "an earlier turn of its session was rejected"
-            self.requests.arrival_ns[other] = now_ns
+            if other != row:
+                self.requests.arrival_ns[other] = now_ns
 
     def _routed_to(self, row: int) -> int | None:
         number = self.requests.instance[row]
@@ -390,10 +398,12 @@ class _Loop:
 
     def _choose_decode(self, row: int, now_ns: int) -> int | None:
         """Return the instance that computes the output of a row whose prompt is computed."""
-        number = self.routing.choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
-        if number is not None and self.routing.watches_ends:
+        return self.routing.choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
+
+    def _came_to_decode(self, number: int, now_ns: int) -> None:
+        if self.routing.watches_ends:
             self.routing.came(number)
-        return number
+        self._notify(number, now_ns)
 
     # The end --------------------------------------------------------------------------------------------------
 

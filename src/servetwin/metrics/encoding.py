@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.core.units import NS_PER_S
-from servetwin.metrics.records import Records, column
+from servetwin.metrics.records import Integers, Records, column
 from servetwin.metrics.stats import describe
+from servetwin.metrics.timeline import Grid
 
 
 def encoder_columns(records: Records) -> dict[str, NDArray[Any]]:
@@ -29,6 +31,31 @@ def encoder_columns(records: Records) -> dict[str, NDArray[Any]]:
         "encode_s": np.where(done, (end - start) / NS_PER_S, np.nan),
         "embedding_s": np.where(done, (landed - end) / NS_PER_S, np.nan),
     }
+
+
+def encoder_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, dict[str, NDArray[np.float64]]]]:
+    """Yield kind, name and series: of all encoders together, requests that wait; of each, the share of busy time."""
+    log = records.outcome.encoding
+    if log is None:
+        return
+    start, end, worker = column(log.start_ns), column(log.end_ns), column(log.worker)
+    came = records.arrival_ns[np.asarray(records.outcome.workload.encoder_tokens) > 0]
+    waiting = grid.so_far(came[came >= 0]) - grid.so_far(start[start >= 0])
+    yield "encoder", "encoders", {"waiting": waiting.astype(np.float64)}
+    bounds = np.append(grid.start_ns, grid.count * grid.interval_ns)
+    for number in range(log.pool.workers):
+        mine = worker == number
+        begins, ends = np.unique(start[mine]), np.unique(end[mine])
+        busy_ns = np.diff(_busy_until(begins, ends, bounds))
+        yield "encoder", f"encoder-{number}", {"busy_fraction": busy_ns / grid.interval_ns}
+
+
+def _busy_until(start_ns: Integers, end_ns: Integers, times_ns: Integers) -> NDArray[np.float64]:
+    """Return for how long batches, which do not overlap, had run at some times."""
+    done = np.concatenate([[0], np.cumsum(end_ns - start_ns)])
+    begun = np.searchsorted(start_ns, times_ns, side="right")
+    over = np.maximum(np.append(end_ns, 0)[np.maximum(begun - 1, 0)] - times_ns, 0) * (begun > 0)
+    return np.asarray(done[begun] - over, dtype=np.float64)
 
 
 def encoder_summary(records: Records) -> dict[str, Any]:

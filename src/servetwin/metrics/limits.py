@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from servetwin.engine.base import EngineSettings
 from servetwin.metrics.encoding import encoder_columns, encoder_summary
+from servetwin.metrics.limits_between import WAITING_MATTERS, Limit, in_percent, in_time, what_limits_between
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, Scope, busy_starts, column, latencies_s
 from servetwin.step.base import StepModel, StepShape
 from servetwin.step.plans.base import ExecutionPlan
@@ -17,29 +18,10 @@ from servetwin.step.plans.base import ExecutionPlan
 _SAMPLES = 2_000
 """Steps of an instance that are looked at, evenly spread: enough for shares to a percent."""
 
-_WAITING_MATTERS = 0.05
-"""Share of the mean end-to-end time from which on waiting is said to limit a deployment."""
-
 _PREEMPTIONS_MATTER = 0.01
 """Preemptions per completed request from which on KV blocks are said to limit it."""
 
 _SEQUENCES, _BUDGET, _BLOCKS, _SCHEDULING = "max_num_seqs", "max_num_batched_tokens", "kv_blocks", "scheduling"
-
-
-class Limit(NamedTuple):
-    """What limits a deployment.
-
-    Attributes
-    ----------
-    kind
-        ``"max_num_seqs"``, ``"max_num_batched_tokens"``, ``"kv_blocks"``, ``"scheduling"``, ``"encoders"``,
-        ``"step_time"``, ``"load"`` (there is little) or ``"nothing_completed"``.
-    sentence
-        The same for a reader, with the numbers.
-    """
-
-    kind: str
-    sentence: str
 
 
 class _Load(NamedTuple):
@@ -60,7 +42,8 @@ def what_limits(records: Records) -> Limit:
 
     A request waits because ``max_num_seqs`` requests run, because the step's token budget is spent, or because no KV
     blocks are free; the state of each instance at steps with a queue tells which. Where waiting is less than 5 % of
-    the mean end-to-end time, the time of a step is the limit, or there is little load.
+    the mean end-to-end time, the time of a step is the limit, or there is little load. Where prefill and decode are
+    apart, the way between them may be the limit, or the room on the decode side.
     """
     completed = int(records.completed.sum())
     if not completed:
@@ -68,16 +51,19 @@ def what_limits(records: Records) -> Limit:
     load = _load(records)
     causes = _causes(records)
     encoding_s, encoding_share = _encoder_queue(records)
-    if encoding_share >= max(_WAITING_MATTERS, load.waiting_share):
+    if encoding_share >= max(WAITING_MATTERS, load.waiting_share):
         busy = encoder_summary(records)["encoders"]["busy_fraction"]
         return Limit(
             "encoders",
-            f"Requests wait for the encoders, which are busy {_percent(busy)} of the time: waiting for them takes "
-            f"{_time(encoding_s)}, {encoding_share:.0%} of the mean end-to-end time.",
+            f"Requests wait for the encoders, which are busy {in_percent(busy)} of the time: waiting for them takes "
+            f"{in_time(encoding_s)}, {encoding_share:.0%} of the mean end-to-end time.",
         )
     if load.preemptions >= _PREEMPTIONS_MATTER * completed:
         return _limited(records, _BLOCKS, load)
-    if load.waiting_share >= _WAITING_MATTERS and causes:
+    between = what_limits_between(records, load.waiting_share, held=bool(causes) and _is_held(records, causes))
+    if between:
+        return between
+    if load.waiting_share >= WAITING_MATTERS and causes:
         return _limited(records, causes.most_common(1)[0][0], load)
     return _hardly_waiting(records, load)
 
@@ -95,9 +81,10 @@ def _load(records: Records) -> _Load:
     """Return how full the deployment was; the number running by Little's law."""
     done = np.flatnonzero(records.completed)
     duration_ns = max(records.stop_ns - records.start_ns, 1)
-    waited = (records.first_scheduled_ns[done] - records.came_ns[done]).sum(dtype=np.float64) + _waited_again(records)
+    waited = (records.first_scheduled_ns[done] - records.joined_ns[done]).sum(dtype=np.float64) + _waited_again(records)
     elapsed = (records.finish_ns[done] - records.arrival_ns[done]).sum(dtype=np.float64)
-    busy = sum(int((column(log.end_ns) - busy_starts(log)).sum()) for log in records.logs)
+    decoding = [log for log, spec in zip(records.logs, records.instances, strict=True) if spec.role != "prefill"]
+    busy = sum(int((column(log.end_ns) - busy_starts(log)).sum()) for log in decoding)
     peaks = [
         column(log.kv_used_blocks).max(initial=0) / spec.settings.num_blocks
         for log, spec in zip(records.logs, records.instances, strict=True)
@@ -105,13 +92,31 @@ def _load(records: Records) -> _Load:
     return _Load(
         waiting_share=float(waited / elapsed),
         waiting_s=float(waited / len(done)) / 1e9,
-        running=float((elapsed - waited) / duration_ns),
-        slots=sum(spec.settings.max_num_seqs for spec in records.instances),
-        busy=busy / duration_ns / len(records.instances),
+        running=float((elapsed - waited - _elsewhere_ns(records, done)) / duration_ns),
+        slots=sum(spec.settings.max_num_seqs for spec in records.instances if spec.role != "prefill"),
+        busy=busy / duration_ns / len(decoding),
         peak_kv=float(max(peaks)),
         preemptions=int(records.preemptions.sum()),
         recomputed_tokens=int(records.recomputed_tokens.sum()),
     )
+
+
+def _elsewhere_ns(records: Records, done: NDArray[np.int64]) -> float:
+    """Return the time that requests spent before they ran on the instance that decoded them, queueing aside; summed."""
+    if not records.apart:
+        return 0.0
+    moved = done[records.handed_over[done]]
+    return float((records.decode_admitted_ns[moved] - records.first_scheduled_ns[moved]).sum(dtype=np.float64))
+
+
+def _is_held(records: Records, causes: Counter[str]) -> bool:
+    """Return whether prompts wait for blocks that computed prompts hold until their KV has gone."""
+    if not records.apart or causes.most_common(1)[0][0] != _BLOCKS:
+        return False
+    moved = np.flatnonzero(records.completed & records.handed_over)
+    held = (records.landed_ns[moved] - records.handed_over_ns[moved]).sum(dtype=np.float64)
+    computed = (records.handed_over_ns[moved] - records.first_scheduled_ns[moved]).sum(dtype=np.float64)
+    return bool(held > computed)
 
 
 def _waited_again(records: Records) -> float:
@@ -136,11 +141,12 @@ def _causes_at(records: Records, scope: Scope) -> Counter[str]:
     log, settings = records.logs[scope.instances.start], records.instances[scope.instances.start].settings
     steps = np.unique(np.linspace(0, len(log.start_ns) - 1, _SAMPLES).astype(np.int64)) if log.start_ns else slice(0)
     start, tokens, used = column(log.start_ns)[steps], column(log.tokens)[steps], column(log.kv_used_blocks)[steps]
-    rows = scope.rows
-    admitted = _count(records.first_scheduled_ns[rows][records.admitted[rows]], start)
+    prompts, outputs, taken = scope.prompts, scope.outputs, scope.taken
+    admitted = _count(records.first_scheduled_ns[prompts], start)
     put_back = _count(column(log.preempted_ns), start) - _count(column(log.readmitted_ns), start)
-    running = admitted - put_back - _count(records.finish_ns[rows][records.completed[rows]], start)
-    waiting = _count(records.came_ns[rows][records.queued[rows]], start) - admitted + put_back
+    left = _count(records.finish_ns[outputs], start) + _count(records.handed_over_ns[prompts], start)
+    running = admitted + _count(records.decode_admitted_ns[taken], start) - put_back - left
+    waiting = _count(records.joined_ns[prompts][records.queued[prompts]], start) - admitted + put_back
     weight = waiting * (column(log.end_ns)[steps] - start)
     kinds = _kind_of_step(settings, running, tokens, used)
     return Counter({kind: float(weight[mask].sum()) for kind, mask in kinds.items() if weight[mask].any()})
@@ -164,20 +170,20 @@ def _kind_of_step(
 
 
 def _count(events_ns: Integers, times_ns: Integers) -> Integers:
-    """Return how many events have happened at each time."""
-    return np.searchsorted(np.sort(events_ns), times_ns, side="right")
+    """Return how many events have happened at each time; negative times: never."""
+    return np.searchsorted(np.sort(events_ns[events_ns >= 0]), times_ns, side="right")
 
 
 def _limited(records: Records, kind: str, load: _Load) -> Limit:
     """Return the limit of a deployment in which requests wait."""
-    waiting = f"waiting takes {_time(load.waiting_s)}, {load.waiting_share:.0%} of the mean end-to-end time"
-    peak = f"KV blocks are used to {_percent(load.peak_kv)} at most"
+    waiting = f"waiting takes {in_time(load.waiting_s)}, {load.waiting_share:.0%} of the mean end-to-end time"
+    peak = f"KV blocks are used to {in_percent(load.peak_kv)} at most"
     setting = _setting(records, kind)
     sentences = {
         _SEQUENCES: f"Requests wait because max_num_seqs ({setting}) requests already run: {waiting}; {peak}.",
         _BUDGET: f"Prompts wait for the token budget of a step, max_num_batched_tokens ({setting}): {waiting}; {peak}.",
-        _BLOCKS: f"KV blocks run out ({_percent(load.peak_kv)} used at the peak): {waiting}, and {load.preemptions:,} "
-        f"preemptions made {load.recomputed_tokens:,} tokens be computed again.",
+        _BLOCKS: f"KV blocks run out ({in_percent(load.peak_kv)} used at the peak): {waiting}, and "
+        f"{load.preemptions:,} preemptions made {load.recomputed_tokens:,} tokens be computed again.",
         _SCHEDULING: f"Requests wait because the scheduler lets none in beside the running batch: {waiting}; {peak}.",
     }
     return Limit(kind, sentences[kind])
@@ -189,19 +195,11 @@ def _setting(records: Records, name: str) -> str:
     return ", ".join(f"{value:,}" for value in sorted(value for value in values if value is not None))
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
-
-
 def _hardly_waiting(records: Records, load: _Load) -> Limit:
     """Return the limit of a deployment without a queue: the time of a step, or nothing but the load."""
-    hardly = f"requests hardly wait ({_time(load.waiting_s)} on average)"
+    hardly = f"requests hardly wait ({in_time(load.waiting_s)} on average)"
     slots = f"{load.running:.1f} of {load.slots:,} sequence slots are in use"
-    blocks = f"at most {_percent(load.peak_kv)} of an instance's KV blocks are referenced"
+    blocks = f"at most {in_percent(load.peak_kv)} of an instance's KV blocks are referenced"
     hint = _step_hint(records, load)
     if load.running > 0.5 * load.slots or load.peak_kv > 0.95 or _misses_objectives(records):
         return Limit("step_time", f"The time of a step sets the latency{hint}: {hardly}, {slots}, {blocks}.")
@@ -216,11 +214,13 @@ def _misses_objectives(records: Records) -> bool:
 
 
 def _step_hint(records: Records, load: _Load) -> str:
-    """Return what takes the time of a typical step of the first instance, in brackets, if its step model tells."""
-    spec, log = records.instances[0], records.logs[0]
+    """Return what takes the time of a typical step of the first instance that decodes, if its step model tells."""
+    first = next(number for number, spec in enumerate(records.instances) if spec.role != "prefill")
+    spec, log = records.instances[first], records.logs[first]
     if not log.start_ns:
         return ""
-    decodes = max(1, round(load.running / len(records.instances) / max(load.busy, 1e-9)))
+    decoding = sum(spec.role != "prefill" for spec in records.instances)
+    decodes = max(1, round(load.running / decoding / max(load.busy, 1e-9)))
     kv_tokens = round(float(column(log.kv_used_blocks).mean()) * spec.settings.block_size)
     mean = kv_tokens // decodes
     return _bound_of(spec.timing, StepShape(decodes, kv_tokens, (), mean, mean))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from servetwin.cluster.base import SimulationOutcome
 from servetwin.core.errors import InputError
-from servetwin.metrics.limits import Limit, what_limits
+from servetwin.metrics.limits import what_limits
+from servetwin.metrics.limits_between import Limit
 from servetwin.metrics.options import MetricOptions
 from servetwin.metrics.records import Records
 from servetwin.metrics.summary import summarize

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.base import REJECTED, STATE_NAMES
+from servetwin.metrics.breakdown import breakdown_ns
 from servetwin.metrics.encoding import encoder_summary
 from servetwin.metrics.records import Floats, Records, Rows, Scope, column, latencies_s
 from servetwin.metrics.stats import describe, describe_weighted
@@ -30,6 +31,7 @@ def summarize(records: Records, tokens: TokenLog, *, seed: int, scenario_hash: s
         "incomplete": not records.outcome.complete,
         **_summarize(records, tokens, records.cluster),
         **encoder_summary(records),
+        **_pools(records, tokens),
         "instances": [
             {"name": spec.name, "pool": spec.pool, "device": spec.device, "model": spec.model}
             | _summarize(records, tokens, scope)
@@ -37,6 +39,18 @@ def summarize(records: Records, tokens: TokenLog, *, seed: int, scenario_hash: s
         ],
         "notices": notices(records),
     }
+
+
+def _pools(records: Records, tokens: TokenLog) -> dict[str, Any]:
+    """Return the summaries of the pools, where there are several."""
+    if len(records.pools) == 1:
+        return {}
+    entries = []
+    for name, scope in records.pools:
+        first = records.instances[scope.instances.start]
+        known = {"name": name, "role": first.role, "device": first.device, "model": first.model}
+        entries.append(known | {"num_instances": len(scope.instances)} | _summarize(records, tokens, scope))
+    return {"pools": entries}
 
 
 def notices(records: Records) -> list[str]:
@@ -80,30 +94,37 @@ def _summarize(records: Records, tokens: TokenLog, scope: Scope) -> dict[str, An
         "tokens": token_counts,
         "duration_s": duration_s,
         "steps": sum(len(records.logs[i].start_ns) for i in scope.instances),
-        "preemptions": int(records.preemptions[rows].sum()),
+        "preemptions": sum(len(records.logs[i].preempted_ns) for i in scope.instances),
         "throughput": _throughput(states, token_counts, duration_s),
         "ttft_s": describe(latencies["ttft_s"]),
         "tpot_s": describe(latencies["tpot_s"]),
         "itl_s": describe_weighted(*tokens.gaps(scope)),
         "e2e_s": describe(latencies["e2e_s"]),
         "queue_s": describe(latencies["queue_s"]),
+        "breakdown_s": _breakdown(records, records.rows_where(records.measured, rows)),
         "slo": _objectives(records, latencies),
         "kv": _kv(records, scope),
     }
     return summary | _client(records, latencies)
 
 
+def _breakdown(records: Records, rows: Rows) -> dict[str, float | None]:
+    """Return the mean of each part of the end-to-end time; None where no request is measured."""
+    parts = breakdown_ns(records, rows)
+    return {f"{name}_s": float(values.mean()) / NS_PER_S if len(values) else None for name, values in parts.items()}
+
+
 def _token_counts(records: Records, scope: Scope) -> dict[str, int]:
-    """Return tokens by kind: prompts whose first token appeared, tokens that appeared, found cached, computed again."""
-    rows = scope.rows
-    first = records.first_token_ns[rows] >= 0
+    """Return tokens by kind: prompts that were computed, tokens that appeared, found cached, computed again."""
+    prompts = scope.prompts
+    computed = records.prompt_ns[prompts] >= 0
     logs = [records.logs[i] for i in scope.instances]
     further = sum(int(column(log.decoded).sum()) + len(log.resumed_ns) for log in logs)
     return {
-        "prompt": int(records.prompt_tokens[rows][first].sum()),
-        "output": int(first.sum()) + further,
-        "cached": int(records.cached_tokens[rows].clip(min=0).sum()),
-        "recomputed": int(records.recomputed_tokens[rows].sum()),
+        "prompt": int(records.prompt_tokens[prompts][computed].sum()),
+        "output": int(records.first_here(scope).sum()) + further,
+        "cached": int(records.cached_tokens[prompts].clip(min=0).sum()),
+        "recomputed": int(records.recomputed_tokens[scope.outputs].sum()),
     }
 
 
@@ -142,12 +163,13 @@ def _kv(records: Records, scope: Scope) -> dict[str, Any]:
     return {
         "blocks": sum(records.instances[i].settings.num_blocks for i in scope.instances),
         "peak_used_fraction": max(used, default=0.0),
-        "prefix_hit_rate": _hit_rate(records, scope.rows),
+        "prefix_hit_rate": _hit_rate(records, scope.prompts),
     }
 
 
 def _peak_used_fraction(records: Records, instance: int) -> float:
-    peak = int(column(records.logs[instance].kv_used_blocks).max(initial=0))
+    log = records.logs[instance]
+    peak = max(int(column(blocks).max(initial=0)) for blocks in (log.kv_used_blocks, log.idle_used_blocks))
     return peak / records.instances[instance].settings.num_blocks
 
 

@@ -10,23 +10,15 @@ from numpy.typing import NDArray
 
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.base import STATE_NAMES
+from servetwin.metrics.breakdown import breakdown_ns
 from servetwin.metrics.encoding import encoder_columns
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, latencies_s
-from servetwin.metrics.timeline import Grid, busy_fraction, timeline
+from servetwin.metrics.resources import resource_series
+from servetwin.metrics.timeline import Grid
 from servetwin.metrics.tokens import TokenLog
 
 Table = dict[str, NDArray[Any]]
 """Columns of one length, by name, in the order of the file."""
-
-RESOURCE_METRICS = (
-    "running",
-    "waiting",
-    "output_tokens_per_s",
-    "prompt_tokens_per_s",
-    "kv_used_bytes",
-    "kv_cached_bytes",
-    "busy_fraction",
-)
 
 
 def requests_table(records: Records) -> Table:
@@ -60,6 +52,7 @@ def requests_table(records: Records) -> Table:
         "ttft_s": np.where(records.first_token_ns >= 0, seconds["ttft_s"], np.nan),
         "tpot_s": np.where(undefined, np.nan, seconds["tpot_s"]),
         "e2e_s": np.where(undefined, np.nan, seconds["e2e_s"]),
+        **_parts(records, names),
     }
     table |= encoder_columns(records)
     front_end = records.outcome.front_end
@@ -70,22 +63,31 @@ def requests_table(records: Records) -> Table:
     return table
 
 
+def _parts(records: Records, names: Sequence[str]) -> Table:
+    """Return where the time of completed requests went, but for ``queue_s``, which stands among the latencies."""
+    parts = {
+        f"{name}_s": np.where(records.completed, values / NS_PER_S, np.nan)
+        for name, values in breakdown_ns(records, EVERY_ROW).items()
+        if name != "queue"
+    }
+    return {"prefill_instance": _pick(names, records.prefill_instance), **parts} if records.apart else {**parts}
+
+
 def resources_table(records: Records, grid: Grid) -> Table:
-    """Return the time series of each instance as a long table: by time, then instance, then metric."""
-    instances = len(records.instances)
-    values = np.empty((grid.count, instances, len(RESOURCE_METRICS)))
-    for i, scope in enumerate(records.scopes):
-        series = timeline(records, grid, scope) | {"busy_fraction": busy_fraction(records.logs[i], grid)}
-        for j, metric in enumerate(RESOURCE_METRICS):
-            values[:, i, j] = series[metric]
-    names = np.array([spec.name for spec in records.instances], dtype=object)
-    per_time = instances * len(RESOURCE_METRICS)
+    """Return the time series of all resources as a long table: by time, then resource, then metric.
+
+    Resources are the instances, the pools where there are several, and the links that carry KV.
+    """
+    keys: list[tuple[str, str, str]] = []
+    columns: list[NDArray[Any]] = []
+    for kind, name, series in resource_series(records, grid):
+        keys += [(kind, name, metric) for metric in series]
+        columns += series.values()
+    named = [np.tile(np.array(part, dtype=object), grid.count) for part in zip(*keys, strict=True)]
     return {
-        "time_s": np.repeat(grid.start_ns / NS_PER_S, per_time),
-        "kind": np.full(grid.count * per_time, "instance", dtype=object),
-        "name": np.tile(np.repeat(names, len(RESOURCE_METRICS)), grid.count),
-        "metric": np.tile(np.array(RESOURCE_METRICS, dtype=object), grid.count * instances),
-        "value": values.ravel(),
+        "time_s": np.repeat(grid.start_ns / NS_PER_S, len(keys)),
+        **dict(zip(("kind", "name", "metric"), named, strict=True)),
+        "value": np.stack(columns, axis=1, dtype=np.float64).ravel(),
     }
 
 

@@ -80,7 +80,7 @@ def timeline(records: Records, grid: Grid, scope: Scope) -> dict[str, NDArray[An
     """Return the columns ``TIMELINE_COLUMNS`` of a scope, one row per interval.
 
     Rates count what happened in ``[t, t + interval)``: tokens at the ends of their steps, a prompt when its first token
-    appears. The rest is the state at ``t``, after all events of that time.
+    appears, or when it is handed over. The rest is the state at ``t``, after all events of that time.
     """
     running, waiting = _running_and_waiting(records, grid, scope)
     used, cached = kv_bytes(records, grid, scope)
@@ -93,7 +93,7 @@ def timeline(records: Records, grid: Grid, scope: Scope) -> dict[str, NDArray[An
         "waiting": waiting,
         "kv_used_bytes": used,
         "kv_cached_bytes": cached,
-        "prefix_hit_rate": _hit_rate(records, grid, scope.rows),
+        "prefix_hit_rate": _hit_rate(records, grid, scope.prompts),
     }
 
 
@@ -110,7 +110,8 @@ def kv_bytes(records: Records, grid: Grid, scope: Scope) -> tuple[NDArray[np.int
 def kv_blocks(log: InstanceLog, times_ns: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return used and cached blocks of an instance at some times.
 
-    A step's values hold from its start until the next step's start, or until the instance falls idle.
+    A step's values hold from its start until the next step's start, or until the instance falls idle; those of an idle
+    instance until its next step.
     """
     start, idle = column(log.start_ns), column(log.idle_ns)
     step = np.searchsorted(start, times_ns, side="right") - 1
@@ -119,8 +120,9 @@ def kv_blocks(log: InstanceLog, times_ns: NDArray[np.int64]) -> tuple[NDArray[np
     is_idle = np.append(idle, -1)[rest] > np.append(start, -1)[step]
     used = np.append(column(log.kv_used_blocks), 0).astype(np.int64)[step]
     cached = np.append(column(log.kv_cached_blocks), 0).astype(np.int64)[step]
+    idle_used = np.append(column(log.idle_used_blocks), 0).astype(np.int64)[rest]
     idle_cached = np.append(column(log.idle_cached_blocks), 0).astype(np.int64)[rest]
-    return np.where(is_idle, 0, used), np.where(is_idle, idle_cached, cached)
+    return np.where(is_idle, idle_used, used), np.where(is_idle, idle_cached, cached)
 
 
 def busy_fraction(log: InstanceLog, grid: Grid) -> Floats:
@@ -135,24 +137,42 @@ def busy_fraction(log: InstanceLog, grid: Grid) -> Floats:
     return np.diff(done[begun] - unfinished) / grid.interval_ns
 
 
+def transferring(records: Records, grid: Grid, scope: Scope) -> NDArray[np.int64]:
+    """Return how many of the waiting requests wait for KV that is on its way to them."""
+    taken = scope.taken
+    return _happened(grid, records.transfer_ns[taken]) - _happened(grid, records.landed_ns[taken])
+
+
 def _running_and_waiting(records: Records, grid: Grid, scope: Scope) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many requests run, and how many wait to be admitted or admitted again."""
-    rows, logs = scope.rows, [records.logs[i] for i in scope.instances]
-    arrived = grid.so_far(records.came_ns[rows][records.queued[rows]])
-    admitted = grid.so_far(records.first_scheduled_ns[rows][records.admitted[rows]])
-    finished = grid.so_far(records.finish_ns[rows][records.completed[rows]])
+    prompts, outputs = scope.prompts, scope.outputs
+    came = grid.so_far(records.joined_ns[prompts][records.queued[prompts]])
+    admitted = grid.so_far(records.first_scheduled_ns[prompts][records.admitted[prompts]])
+    left = grid.so_far(records.finish_ns[outputs][records.completed[outputs]])
+    if records.apart:
+        left += _happened(grid, records.handed_over_ns[prompts])
+        came += _happened(grid, records.come_ns[scope.taken])
+        admitted += _happened(grid, records.decode_admitted_ns[scope.taken])
     put_back = np.zeros(grid.count, np.int64)
-    for log in logs:
+    for i in scope.instances:
+        log = records.logs[i]
         put_back += grid.so_far(column(log.preempted_ns)) - grid.so_far(column(log.readmitted_ns))
-    return admitted - put_back - finished, arrived - admitted + put_back
+    return admitted - put_back - left, came - admitted + put_back
+
+
+def _happened(grid: Grid, times_ns: Integers) -> NDArray[np.int64]:
+    """Return how many of some events have happened at each interval's begin; negative times: never."""
+    return grid.so_far(times_ns[times_ns >= 0])
 
 
 def _token_rates(records: Records, grid: Grid, scope: Scope) -> tuple[Floats, Floats]:
     """Return output and prompt tokens per second."""
     first = records.first_token_ns[scope.rows]
-    began = first >= 0
+    began = records.first_here(scope)
     output = grid.per_second(first[began])
-    prompt = grid.per_second(first[began], records.prompt_tokens[scope.rows][began])
+    computed = records.prompt_ns[scope.prompts]
+    ended = computed >= 0
+    prompt = grid.per_second(computed[ended], records.prompt_tokens[scope.prompts][ended])
     for i in scope.instances:
         log = records.logs[i]
         output += grid.per_second(column(log.end_ns), column(log.decoded)) + grid.per_second(column(log.resumed_ns))

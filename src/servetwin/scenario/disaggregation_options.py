@@ -19,6 +19,9 @@ class PortOptions(Options):
         None, gt=0, le=1e6, description="Of one accelerator's port, per direction; default: 400 Gbit/s (50)."
     )
     latency_us: Microseconds | None = Field(None, description="Of a transfer, from end to end; default: 10.")
+    transfer_gb_per_s: float | None = Field(
+        None, gt=0, le=1e6, description="Most that one transfer takes; default: nothing but the ports limits it."
+    )
 
 
 class DisaggregationOptions(Options):
@@ -40,7 +43,14 @@ class DisaggregationOptions(Options):
         "handshake. Default: the connector's.",
     )
     message_us: Microseconds | None = Field(
-        None, description="Of each further block of KV that a transfer consists of. Default: the connector's."
+        None,
+        description="Of each further message of a transfer: the keys, or the values, of one layer of one block of KV. "
+        "Default: the connector's.",
+    )
+    granularity: Literal["prompt", "layer"] = Field(
+        "prompt",
+        description="`prompt`: KV sets out when the whole prompt is computed. `layer`: KV of layers that are computed "
+        "travels meanwhile.",
     )
     port: PortOptions = Field(PortOptions(), description="Links of the instances to the network that joins them.")
     local_prompt_tokens: int = Field(

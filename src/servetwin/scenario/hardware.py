@@ -18,6 +18,7 @@ from servetwin.scenario.schema import EngineOptions, HardwareOptions, PoolOption
 if TYPE_CHECKING:
     from servetwin.hardware.base import Device
     from servetwin.memory.kv_capacity import KvCapacity
+    from servetwin.memory.placement import PlacedWeights
     from servetwin.network.base import Link
     from servetwin.network.topology import Topology
 
@@ -42,6 +43,8 @@ class Replica:
         Whether external commands may run.
     is_ffn
         Whether it stands for the FFN devices of a replica (`servetwin.scenario.attention_ffn`).
+    chosen
+        What was chosen for ``placement: auto``, in words.
     """
 
     pool: PoolOptions
@@ -50,6 +53,7 @@ class Replica:
     seed: int = 0
     partition: tuple[int, ...] | None = None
     allow_commands: bool = False
+    chosen: tuple[str, ...] = ()
     is_ffn: bool = False
 
     @property
@@ -166,13 +170,20 @@ class Replica:
     def notices(self) -> list[str]:
         """What a user should know: a device that nothing looked up, and that does not exist, may be misspelt."""
         if self.pool.hardware is None:
-            return []
+            return list(self.chosen)
         try:
             self.device  # noqa: B018
         except InputError as error:
             known = str(error).partition(". Allowed:")[0]
-            return [f"{known}. Nothing here needs its data sheet, so the name is only shown"]
-        return []
+            return [f"{known}. Nothing here needs its data sheet, so the name is only shown", *self.chosen]
+        return list(self.chosen)
+
+    @cached_property
+    def placed_stages(self) -> tuple[PlacedWeights, ...]:
+        """Where the weights of each stage lie; empty where all stay on the accelerators."""
+        from servetwin.scenario.placement import placed_stages
+
+        return placed_stages(self)
 
     @cached_property
     def link(self) -> Link | None:
@@ -226,7 +237,18 @@ class Replica:
     def capacity(self) -> KvCapacity:
         """The KV cache that the devices' memory has room for: that of the stage with the fewest blocks."""
         stages = [self._stage_capacity(stage) for stage in range(self.ranks.pipeline)]
-        return min(stages, key=lambda capacity: capacity.num_blocks)
+        return self._limited(min(stages, key=lambda capacity: capacity.num_blocks))
+
+    def _limited(self, capacity: KvCapacity) -> KvCapacity:
+        """Return the capacity with no more blocks than those whose part elsewhere has room there."""
+        from servetwin.scenario.placement import most_kv_blocks
+
+        most = most_kv_blocks(self)
+        if most is None or most >= capacity.num_blocks:
+            return capacity
+        if most < 1:
+            raise InputError("no KV block has room on the memory device", where=f"{self.where}.placement.kv.device")
+        return replace(capacity, num_blocks=most)
 
     def _stage_capacity(self, stage: int) -> KvCapacity:
         from servetwin.memory import ProfilingStep, kv_capacity
@@ -249,6 +271,8 @@ class Replica:
             kv_cache_dtype=self.kv_cache_dtype,
             step=step,
             where=f"{self.where}.engine",
+            away_bytes=self.placed_stages[stage].freed_bytes if self.placed_stages else 0,
+            kv_here=self.placed_stages[stage].kv_here if self.placed_stages else 1.0,
         )
 
     @property

@@ -22,6 +22,7 @@ from servetwin.scenario.cost_options import CarbonOptions, CostOptions
 from servetwin.scenario.disaggregation_options import DisaggregationOptions, PortOptions, RoleName
 from servetwin.scenario.encoder_options import EncoderOptions
 from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
+from servetwin.scenario.placement_options import ColdStartOptions, MemoryOptions, PlacementField
 from servetwin.scenario.power_options import PowerOptions
 from servetwin.scenario.router_options import RouterOptions
 from servetwin.scenario.topology_options import TopologyField
@@ -103,6 +104,9 @@ class HardwareOptions(Options):
     )
     ffn: FfnOptions | None = Field(
         None, description="Attention/FFN disaggregation: `device` and its like are then those of attention."
+    )
+    memory: Annotated[tuple[MemoryOptions, ...], Field(strict=False)] = Field(
+        (), description="Memory devices beside the accelerators, on which weights can lie."
     )
 
 
@@ -243,6 +247,12 @@ class PoolOptions(Options):
     step: Annotated[StepOptions, BeforeValidator(wrapped("model"))] = Field(
         StepOptions(), description="Step-time model."
     )
+    placement: PlacementField | None = Field(
+        None, description="Weights that lie outside the accelerators (`auto`: chosen); default: none."
+    )
+    cold_start: ColdStartOptions | None = Field(
+        None, description="Instances begin without the model and load it first; default: it is there."
+    )
 
     @model_validator(mode="after")
     def _check_ffn(self) -> PoolOptions:
@@ -255,6 +265,8 @@ class PoolOptions(Options):
             "engine.expert_parallel_size": engine.expert_parallel_size is not None,
             "engine.enable_dbo": engine.enable_dbo,
             "step.plan.kind": plan not in ("auto", "attention_ffn"),
+            "placement": self.placement is not None,
+            "cold_start": self.cold_start is not None,
         }
         for key, conflict in conflicts.items():
             if conflict:

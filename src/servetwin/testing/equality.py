@@ -79,8 +79,8 @@ def _instance_differences(log: InstanceLog, slow: StepwiseInstance) -> list[str]
             f"fast {fast_steps[i : i + 1]}, stepwise {slow.steps[i : i + 1]}"
         )
     pairs = {
-        "preempted": (list(log.preempted_ns), slow.preempted_ns),
-        "readmitted": (list(log.readmitted_ns), slow.readmitted_ns),
+        "preempted": (list(zip(log.preempted_ns, log.preempted_request, strict=True)), slow.preemptions),
+        "readmitted": (list(zip(log.readmitted_ns, log.readmitted_request, strict=True)), slow.readmissions),
         "fell idle": (list(zip(log.idle_ns, log.idle_cached_blocks, log.idle_used_blocks, strict=True)), slow.idle),
     }
     found += [

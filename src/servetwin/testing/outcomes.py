@@ -83,8 +83,7 @@ class _Instance:
                 self.now_ns = max(self.now_ns, self.end_ns)
                 self.log.idle_ns.append(self.now_ns)
                 self.log.idle_cached_blocks.append(self.draw.randrange(50))
-                self.log.idle_used_blocks.append(0)
-                self.log.idle_used_blocks.append(0)
+                self.log.idle_used_blocks.append(self.draw.randrange(5))
                 next_ns = self.requests.arrival_ns[self.waiting[0]] if self.waiting and not self.again else 0
                 self.now_ns = max(self.now_ns + 1, next_ns)
                 continue
@@ -94,9 +93,10 @@ class _Instance:
 
     def _admit(self) -> None:
         while self.again and self.draw.random() < 0.5:
-            self.log.readmitted_request.append(self.again[0])
-            self.running[self.again.pop(0)] = False
+            row = self.again.pop(0)
+            self.running[row] = False
             self.log.readmitted_ns.append(self.now_ns)
+            self.log.readmitted_request.append(row)
         while self.waiting and self.requests.arrival_ns[self.waiting[0]] <= self.now_ns:
             if len(self.running) >= 4 or (self.running and self.draw.random() < 0.3):
                 break

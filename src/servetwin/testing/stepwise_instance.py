@@ -89,12 +89,12 @@ class StepwiseInstance:
         self.steps: list[tuple[int, int, int, int, int, int]] = []
         self.gauges: list[tuple[int, int, int, int, int]] = []
         self.idle: list[tuple[int, int, int]] = []
-        self.preempted_ns: list[int] = []
-        self.readmitted_ns: list[int] = []
+        self.preemptions: list[tuple[int, int]] = []
+        self.readmissions: list[tuple[int, int]] = []
 
     def enqueue(self, request: StepwiseRequest) -> None:
         """Put a request into the waiting queue."""
-        key = self.spec.ordering.key(request.came_ns, request.priority, request.prompt_tokens)
+        key = self.spec.ordering.key(request.joined_ns, request.priority, request.prompt_tokens)
         bisect.insort(self.waiting, (key, request.row, request), key=lambda item: item[:2])
 
     def schedule(self, now_ns: int, known_ns: int) -> bool:
@@ -169,11 +169,11 @@ class StepwiseInstance:
         ordering = self.spec.ordering
         if not ordering.preempts_by_key:
             return self.running[-1]
-        return max(self.running, key=lambda r: (ordering.key(r.came_ns, r.priority, r.prompt_tokens), r.row))
+        return max(self.running, key=lambda r: (ordering.key(r.joined_ns, r.priority, r.prompt_tokens), r.row))
 
     def _preempt(self, victim: StepwiseRequest, now_ns: int) -> None:
         self.preempted = True
-        self.preempted_ns.append(now_ns)
+        self.preemptions.append((now_ns, victim.row))
         self.fruitless_preemptions += 1
         if self.fruitless_preemptions > MOST_FRUITLESS_PREEMPTIONS:
             raise StuckError(f"{MOST_FRUITLESS_PREEMPTIONS} preemptions without one token in between")
@@ -188,7 +188,7 @@ class StepwiseInstance:
         """Take the heads of the queue a step further, one by one; the first that cannot go stops all others."""
         while self.waiting and self.budget > 0 and len(self.running) < self.settings.max_num_seqs:
             request = self.waiting[0][2]
-            if request.came_ns > self.known_ns:
+            if request.joined_ns > self.known_ns:
                 return
             if request.remote == "wanted":
                 goes_on = self._reserve(request, now_ns)
@@ -214,7 +214,7 @@ class StepwiseInstance:
         if not self.cache.allocate(request, hits, found + tokens):
             return False
         if request.first_scheduled_ns >= 0:
-            self.readmitted_ns.append(now_ns)
+            self.readmissions.append((now_ns, request.row))
         else:
             request.first_scheduled_ns = now_ns
             request.cached_tokens = found

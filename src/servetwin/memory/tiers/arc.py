@@ -30,10 +30,9 @@ class AdaptiveReplacement:
         self._returns: dict[int, None] = {}
         """Chunks on their way in that were ghosts."""
 
-    def added(self, keys: Sequence[int], places: Sequence[int]) -> None:
+    def added(self, keys: Sequence[int]) -> None:
         """Take in new chunks, the deepest first."""
-        for place in reversed(places):
-            key = keys[place]
+        for key in reversed(keys):
             self._adapt(key)
             if key in self._returns:
                 del self._returns[key]

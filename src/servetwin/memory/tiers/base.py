@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from itertools import chain, repeat
 from typing import Protocol
 
 from servetwin.core.registry import Registry
@@ -39,6 +40,13 @@ class ChunkTree:
             self.followers[before] = self.followers.get(before, 0) + 1
             self.gaps += before not in self.before
 
+    def add_chain(self, keys: Sequence[int], before: int) -> None:
+        """Hold chunks that come one behind the other and are not held; there must be no gaps."""
+        if before != NO_CHUNK:
+            self.followers[before] = self.followers.get(before, 0) + 1
+        self.before.update(zip(keys, chain((before,), keys), strict=False))
+        self.followers.update(zip(keys[:-1], repeat(1)))
+
     def remove(self, key: int) -> int:
         """Hold a chunk no longer; return the one before it."""
         before = self.before.pop(key)
@@ -63,10 +71,10 @@ class Eviction(Protocol):
     """Whether it never gives up a chunk before all held ones behind it. Then a pin on a prompt's last chunk holds all
     those before it, and lookups need not look at each chunk."""
 
-    def added(self, keys: Sequence[int], places: Sequence[int]) -> None:
-        """Learn that the chunks at ``places`` (ascending) of a prompt are held now; the tree has them already.
+    def added(self, keys: Sequence[int]) -> None:
+        """Learn that chunks of a prompt, in order, are held now; the tree has them already.
 
-        The deepest one counts as the oldest of them.
+        The last one counts as the oldest of them.
         """
         ...
 

@@ -34,11 +34,11 @@ class _PrefixEviction:
     def _rank(self, key: int) -> Rank:
         return (self._uses.get(key, 0), self._latest.get(key, 0))
 
-    def added(self, keys: Sequence[int], places: Sequence[int]) -> None:
+    def added(self, keys: Sequence[int]) -> None:
         """Take in chunks; they get their rank when they are used."""
-        for place in places:
-            if keys[place] not in self._tree.followers:
-                self._push(keys[place])
+        for key in keys:
+            if key not in self._tree.followers:
+                self._push(key)
 
     def used(self, keys: Sequence[int], count: int) -> None:
         """Note a use at the deepest chunk."""

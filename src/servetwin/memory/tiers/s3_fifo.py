@@ -35,10 +35,9 @@ class S3Fifo:
         """Uses by key, at most 3; the oldest first."""
         self._ghosts: OrderedDict[int, None] = OrderedDict()
 
-    def added(self, keys: Sequence[int], places: Sequence[int]) -> None:
+    def added(self, keys: Sequence[int]) -> None:
         """Put new chunks at the start of a queue, the deepest first."""
-        for place in reversed(places):
-            key = keys[place]
+        for key in reversed(keys):
             if key in self._ghosts:
                 del self._ghosts[key]
                 self._main[key] = 0

@@ -110,15 +110,25 @@ class ChunkStore:
         pin = self._pin_own(keys, first, count, places)
         places, gone = self._make_room(keys, places)
         self.unpin(pin)
-        for place in places:
-            self._tree.add(keys[place], keys[place - 1] if place else NO_CHUNK)
         if places:
-            self._eviction.added(keys, places)
+            self._eviction.added(self._hold(keys, places))
         if found := min(self.peek(keys, first), count - first):
             self._eviction.used(keys, first + found)
         self.stored_chunks += len(places)
         self._write(now_ns)
         return gone
+
+    def _hold(self, keys: Sequence[int], places: Sequence[int]) -> list[int]:
+        """Let the tree have the chunks at ``places``; return their keys."""
+        first = places[0]
+        if not self._tree.gaps and places[-1] - first + 1 == len(places):
+            new = list(keys[first : first + len(places)])
+            if first == 0 or keys[first - 1] in self._tree.before:
+                self._tree.add_chain(new, keys[first - 1] if first else NO_CHUNK)
+                return new
+        for place in places:
+            self._tree.add(keys[place], keys[place - 1] if place else NO_CHUNK)
+        return [keys[place] for place in places]
 
     def _absent(self, keys: Sequence[int], first: int, count: int) -> Sequence[int]:
         """Return the places of the chunks that are not held."""
