@@ -164,6 +164,8 @@ class PoolPower:
         Nodes, and how many accelerators each holds, used or not.
     governor
         What chose the clocks; None: all steps ran at the highest.
+    ffn_of
+        Of FFN devices: the pool whose attention ranks they serve; empty for all others.
     sleep_after_s, sleep_w
         An instance's accelerators go to sleep when it has been idle so long; None: never.
     memory
@@ -185,6 +187,7 @@ class PoolPower:
     sleep_w: float = 0.0
     memory: MemoryEnergy | None = None
     loads: LoadedBytes | None = None
+    ffn_of: str = ""
 
     @property
     def nodes(self) -> int:

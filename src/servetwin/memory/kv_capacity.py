@@ -16,6 +16,7 @@ from servetwin.llm.parallel import Parallelism
 from servetwin.llm.parts import LatentAttention
 from servetwin.memory.activations import activation_bytes, peak_by_phase
 from servetwin.memory.overheads import (
+    DEFAULT_COEFFICIENTS,
     LEAST_CONTEXT_BYTES,
     Coefficients,
     collective_bytes,
@@ -38,7 +39,6 @@ RESERVED_PARTS = (
 """What the engine's share of memory holds beside weights and KV cache; ``reserve`` if the user gave one figure."""
 
 DEFAULT_STEP = ProfilingStep()
-DEFAULT_COEFFICIENTS = Coefficients()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from servetwin.core.units import GB
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
 from servetwin.llm.checks import check_parallelism
-from servetwin.llm.parallel import Parallelism
+from servetwin.llm.parallel import Parallelism, Part
 from servetwin.scenario.schema import EngineOptions, HardwareOptions, PoolOptions
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Replica:
         Layers of each pipeline stage where they were balanced; else those of the options count.
     allow_commands
         Whether external commands may run.
+    is_ffn
+        Whether it stands for the FFN devices of a replica (`servetwin.scenario.attention_ffn`).
     chosen
         What was chosen for ``placement: auto``, in words.
     """
@@ -52,11 +54,29 @@ class Replica:
     partition: tuple[int, ...] | None = None
     allow_commands: bool = False
     chosen: tuple[str, ...] = ()
+    is_ffn: bool = False
+
+    @property
+    def part(self) -> Part:
+        """What of each layer its accelerators hold."""
+        if self.is_ffn:
+            return "ffn"
+        return "attention" if self.pool.hardware is not None and self.pool.hardware.ffn is not None else "all"
 
     @property
     def where(self) -> str:
         """The pool's path in the scenario."""
         return f"cluster.{self.pool.name}"
+
+    @property
+    def hardware_where(self) -> str:
+        """The path of its hardware in the scenario."""
+        return f"{self.where}.hardware.ffn" if self.is_ffn else f"{self.where}.hardware"
+
+    @property
+    def account(self) -> str:
+        """The name under which its hardware is accounted: the pool's; that of FFN devices is no pool's name."""
+        return f"{self.pool.name}.ffn" if self.is_ffn else self.pool.name
 
     @property
     def engine(self) -> EngineOptions:
@@ -98,7 +118,9 @@ class Replica:
 
     def _ranks_of(self, model: ModelArchitecture) -> Parallelism:
         engine = self.engine
-        tensor, data = engine.tensor_parallel_size, engine.data_parallel_size if model.is_moe else 1
+        part = self.part
+        shared = model.is_moe and part != "attention"
+        tensor, data = engine.tensor_parallel_size, engine.data_parallel_size if shared else 1
         if engine.enable_expert_parallel and not model.is_moe:
             where = f"{self.where}.engine.enable_expert_parallel"
             raise InputError(f"{model.name} has no experts; leave this out", where=where)
@@ -107,11 +129,12 @@ class Replica:
         return Parallelism(
             tensor=tensor,
             pipeline=engine.pipeline_parallel_size,
-            expert=(engine.expert_parallel_size or group) if engine.enable_expert_parallel else 1,
+            expert=(engine.expert_parallel_size or group) if engine.enable_expert_parallel and shared else 1,
             data=data,
             decode_context=engine.decode_context_parallel_size,
             prefill_context=engine.prefill_context_parallel_size,
             partition=given if isinstance(given, tuple) else self.partition,
+            part=part,
         )
 
     @property
@@ -131,7 +154,7 @@ class Replica:
         """The device's data sheet."""
         from servetwin.hardware.catalogue import load_device
 
-        return load_device(self.hardware.device, relative_to=self.folder, where=f"{self.where}.hardware.device")
+        return load_device(self.hardware.device, relative_to=self.folder, where=f"{self.hardware_where}.device")
 
     def stage_device(self, stage: int) -> Device:
         """Return the device of a pipeline stage."""
@@ -140,7 +163,7 @@ class Replica:
             return self.device
         from servetwin.hardware.catalogue import load_device
 
-        where = f"{self.where}.hardware.stage_devices[{stage}]"
+        where = f"{self.hardware_where}.stage_devices[{stage}]"
         return load_device(names[stage], relative_to=self.folder, where=where)
 
     @property
@@ -201,7 +224,7 @@ class Replica:
         from servetwin.network.base import Link
         from servetwin.network.links import link_class
 
-        where = f"{self.where}.hardware.link"
+        where = f"{self.hardware_where}.link"
         device = self.device
         if device.scale_up is not None:
             link = link_class(device.scale_up.link_class, where=where).link

@@ -123,8 +123,8 @@ class PlanOptions(PluginOptions):
 
     kind: PlanName = Field(
         "auto",
-        description="`auto` (what the engine's degrees ask for), `pipeline`, `lockstep`, `lss_waves`, or a plug-in's "
-        "name.",
+        description="`auto` (what the engine's degrees and the hardware ask for), `pipeline`, `lockstep`, "
+        "`attention_ffn`, `lss_waves`, or a plug-in's name.",
     )
 
 

@@ -85,6 +85,12 @@ def _at_hand(stage: Stage) -> StepModel:
         return given
     name = "operators" if options.model == "roofline" and _brings_times(stage) else options.model
     factory = step_models.get(name, where=f"{where}.model")
+    if stage.ranks.part != "all" and not getattr(factory, "divides_layers", False):
+        message = (
+            f"the step model {name!r} has times of whole layers, not of attention and FFN by themselves on "
+            f"{replica.hardware.device}; roofline can divide them"
+        )
+        raise InputError(message, where=f"{where}.model")
     context = {name: partial(find, stage, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
     model = make(factory, options.extra, context, where, type(options).model_fields)

@@ -141,6 +141,8 @@ class StepWork:
     @property
     def _sampler_bytes(self) -> float:
         """Bytes per sequence that one of the ranks' parts of the sampler moves."""
+        if self.ranks.part == "ffn":
+            return 0.0
         return self.samples * self.architecture.vocab_size * SAMPLER_BYTES_PER_LOGIT / self.ranks.tensor
 
 
