@@ -99,13 +99,17 @@ def _record(
     ]
 
 
+_SUMMED = [item.name for item in fields(StepColumns) if item.name != "decode_prompt_tokens"]
+"""Columns of steps that every instance has; FFNs do not ask for prompts."""
+
+
 def _wave_energy(pool: PoolPower, waves: InstanceSteps) -> tuple[Floats, Floats]:
     """Return the energy of waves beyond standby, and the bytes over links, of all FFN devices together.
 
     Those that share the tokens are alike: one of them has so much less of each wave.
     """
     dividing = pool.work.ranks.data
-    part = StepColumns(*(getattr(waves.columns, item.name) / dividing for item in fields(StepColumns)))
+    part = StepColumns(*(getattr(waves.columns, name) / dividing for name in _SUMMED))
     energy = step_energy(replace(pool, accelerators=pool.work.accelerators), replace(waves, columns=part))
     return energy.above_standby * dividing, energy.link_bytes * dividing
 
@@ -116,8 +120,8 @@ def waves_of(steps: Sequence[InstanceSteps]) -> Waves:
     ends = np.zeros(len(starts), dtype=np.int64)
     np.maximum.at(ends, wave, np.concatenate([own.end_ns for own in steps]))
     columns = [
-        np.bincount(wave, np.concatenate([getattr(own.columns, item.name) for own in steps]), minlength=len(starts))
-        for item in fields(StepColumns)
+        np.bincount(wave, np.concatenate([getattr(own.columns, name) for own in steps]), minlength=len(starts))
+        for name in _SUMMED
     ]
     sums = StepColumns(*(column.astype(np.float64) for column in columns))
     nothing, none = np.zeros(0, dtype=np.int64), np.zeros(0)
