@@ -1,11 +1,11 @@
-"""The balanced partition on real devices."""
-
 from __future__ import annotations
 
 from servetwin.hardware import load_device
 from servetwin.hardware.base import Device
 from servetwin.llm import ModelArchitecture, Parallelism, load_model
 from servetwin.network import Link, Ring
+from servetwin.network.presets import preset_topology
+from servetwin.network.topology_collectives import TopologyCollectives
 from servetwin.step.base import StepShape
 from servetwin.step.host import NO_HOST_OVERHEAD
 from servetwin.step.partition import balanced_layers
@@ -13,6 +13,8 @@ from servetwin.step.roofline import RooflineStepModel
 
 LLAMA = load_model("meta-llama/Llama-3.1-70B")
 DEEPSEEK = load_model("deepseek-ai/DeepSeek-V3")
+LITE = load_model("deepseek-ai/DeepSeek-V2-Lite")
+MI300X = load_device("MI300X")
 RING = Ring(Link(450e9, 100.0, 4_000.0))
 SHAPE = StepShape(32, 32 * 2000)
 
@@ -55,3 +57,15 @@ def test_dense_layers_and_experts_have_their_own_times() -> None:
     found = balanced_layers(Devices("H200-SXM", "H200-SXM"), DEEPSEEK, Parallelism(pipeline=2), SHAPE)
     assert sum(found) == 61
     assert found[0] >= found[1]
+
+
+def test_dense_layers_among_experts_on_the_whole_pipelines_groups() -> None:
+    """Ranks that share experts are laid as in the real pipeline, and stages of dense layers alone can be timed."""
+    topology = preset_topology("mi300x_platform")
+    ranks = Parallelism(pipeline=2, data=4, expert=4)
+
+    def make(stage: int, architecture: ModelArchitecture, place: Parallelism) -> RooflineStepModel:
+        collectives = TopologyCollectives(topology)
+        return RooflineStepModel(architecture, MI300X, collectives=collectives, ranks=place, host=NO_HOST_OVERHEAD)
+
+    assert sum(balanced_layers(make, LITE, ranks, SHAPE)) == LITE.num_hidden_layers
