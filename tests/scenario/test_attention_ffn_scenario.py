@@ -127,7 +127,7 @@ def test_the_parts_of_the_energy_add_up() -> None:
             {"ffn": {}, "step": {"model": "roofline", "plan": {"kind": "attention_ffn", "micro_batches": 99}}},
             r"step\.plan\.micro_batches: must be from 1 to 16, got 99",
         ),
-        ({"ffn": {}, "pool": {"cold_start": {}}}, r"hardware\.ffn .*does not go with cold_start"),
+        ({"ffn": {}, "pool": {"cold_start": {"storage_gb_per_s": 5}}}, r"hardware\.ffn .*does not go with cold_start"),
         ({"ffn": {}, "pool": {"placement": "auto"}}, r"hardware\.ffn .*does not go with placement"),
         ({"ffn": {}, "power": {"cap_w": 400}}, r"power: caps and clocks are chosen for one kind of device"),
     ],
