@@ -36,7 +36,15 @@ from servetwin.step.experts.base import (
     expert_placements,
     expert_routings,
 )
-from servetwin.step.plans.base import ExecutionPlan, OverlapModel, RankModel, StageTime, execution_plans
+from servetwin.step.plans.base import (
+    ExecutionPlan,
+    FfnModel,
+    FfnTime,
+    OverlapModel,
+    RankModel,
+    StageTime,
+    execution_plans,
+)
 from servetwin.workload.base import Contents, Workload, WorkloadSource, workload_sources
 
 __all__ = [
@@ -44,12 +52,16 @@ __all__ = [
     "Collectives",
     "Contents",
     "Disaggregation",
+    "EncoderPool",
+    "EncoderTime",
     "EngineSettings",
     "Eviction",
     "ExecutionPlan",
     "ExpertLoad",
     "ExpertPlacement",
     "ExpertRouting",
+    "FfnModel",
+    "FfnTime",
     "FrontEnd",
     "InstanceLog",
     "InstanceSpec",
