@@ -3,6 +3,8 @@
 from servetwin.cluster.base import (
     ClusterView,
     Disaggregation,
+    EncoderPool,
+    EncoderTime,
     FrontEnd,
     InstanceSpec,
     LinkRecord,
