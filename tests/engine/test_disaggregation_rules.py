@@ -9,7 +9,7 @@ from group_helpers import group, stages
 
 from servetwin.engine.base import NOT_YET
 from servetwin.testing.equality import token_times
-from servetwin.testing.transfers import ConstantTransfers, HurriedTransfers, SharedTransfers
+from servetwin.testing.transfers import ConstantTransfers, HurriedTransfers, OverlappedTransfers, SharedTransfers
 
 PREFILL, DECODE = pool("prefill"), pool("decode")
 
@@ -166,6 +166,12 @@ def test_transfers_that_share_a_way_slow_each_other_down() -> None:
     outcome = run_apart(requests((0, 8, 2), (0, 8, 2)), instances, lambda: SharedTransfers(0, 10))
     assert list(outcome.requests.transfer_ns) == [10, 20]
     assert list(outcome.requests.landed_ns) == [10 + 10 + 2 * 70, 160 + 10]
+
+
+def test_kv_travels_while_the_prompt_is_computed_if_it_may() -> None:
+    """In the 10 ns of the prefill five of eight tokens travel at 2 ns each; after it the latency and three tokens."""
+    outcome = run_apart(requests((0, 8, 2)), [PREFILL, DECODE], lambda: OverlappedTransfers(100, 2))
+    assert outcome.requests.landed_ns[0] == 10 + 100 + 3 * 2
 
 
 def test_a_transfer_may_land_sooner_than_was_expected() -> None:

@@ -28,6 +28,8 @@ class Handovers:
         Returns the number of the instance that decodes a row at a time, None if none serves its model.
     reject
         Ends a row with a reason.
+    came
+        Tells an instance, by number, that a request joined its queue.
     notify
         Tells an instance, by number, that it may have something to do.
     """
@@ -43,6 +45,7 @@ class Handovers:
         *,
         choose: Callable[[int, int], int | None],
         reject: Callable[[int, str, int], None],
+        came: Callable[[int, int], None],
         notify: Callable[[int, int], None],
     ) -> None:
         self._how = disaggregation
@@ -51,9 +54,10 @@ class Handovers:
         self._requests = requests
         self._instances = instances
         self._events = events
-        self._choose, self._reject, self._notify = choose, reject, notify
+        self._choose, self._reject, self._came, self._notify = choose, reject, came, notify
         self._rows: dict[int, int] = {}
-        self._due_ns = -1
+        self.due_ns: int | None = None
+        """When KV may land next; other landing events are out of date."""
 
     def take(self, instance: Instance, now_ns: int) -> None:
         """Take on the requests whose prompt an instance has just computed."""
@@ -73,7 +77,7 @@ class Handovers:
             requests.instance[row] = number
             if prompt_tokens + output_tokens <= instance.longest_request:
                 self._queue(instance, row, prompt_tokens, output_tokens, now_ns)
-                self._notify(number, now_ns)
+                self._came(number, now_ns)
                 return
             reason = rejection_reason(instance.settings, prompt_tokens, output_tokens)
         self._reject(row, reason, now_ns)
@@ -133,9 +137,9 @@ class Handovers:
     def _expect(self) -> None:
         """Have an event at the next landing."""
         due_ns = self._how.transfers.next_event_ns() if self._how.transfers else None
-        if due_ns is not None and due_ns != self._due_ns:
-            self._due_ns = due_ns
+        if due_ns is not None and due_ns != self.due_ns:
             heapq.heappush(self._events, (due_ns, LANDING, 0))
+        self.due_ns = due_ns
 
 
 class OverlappingTransfers(Protocol):

@@ -21,7 +21,7 @@ from servetwin.cluster.base import (
     Router,
     SimulationOutcome,
 )
-from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, STEP, Handovers, link_records
+from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, LANDING, STEP, Handovers, link_records
 from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
@@ -145,6 +145,7 @@ class _Loop:
             self.events,
             choose=self._choose_decode,
             reject=self._reject,
+            came=self._came_to_decode,
             notify=self._notify,
         )
 
@@ -242,11 +243,12 @@ class _Loop:
                 self._now_ns = now_ns
                 w = self.workload
                 self._arrive(number, now_ns, int(w.prompt_tokens[number]), int(w.output_tokens[number]))
-            elif kind < STEP and self._handovers:
+            elif kind == HANDOVER and self._handovers:
                 self._now_ns = now_ns
-                if kind == HANDOVER:
-                    self._handovers.come(number, now_ns)
-                else:
+                self._handovers.come(number, now_ns)
+            elif kind == LANDING and self._handovers:
+                if self._handovers.due_ns == now_ns:
+                    self._now_ns = now_ns
                     self._handovers.land(now_ns)
             elif now_ns == FAR_NS:
                 self._now_ns = max(last_ns, self._now_ns)
@@ -364,7 +366,8 @@ class _Loop:
         for other in rejected:
             self.requests.state[other] = REJECTED
             self.requests.reasons[other] = reason if other == row else "an earlier turn of its session was rejected"
-            self.requests.arrival_ns[other] = now_ns
+            if other != row:
+                self.requests.arrival_ns[other] = now_ns
 
     def _routed_to(self, row: int) -> int | None:
         number = self.requests.instance[row]
@@ -372,10 +375,12 @@ class _Loop:
 
     def _choose_decode(self, row: int, now_ns: int) -> int | None:
         """Return the instance that computes the output of a row whose prompt is computed."""
-        number = self.routing.choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
-        if number is not None and self.routing.watches_ends:
+        return self.routing.choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
+
+    def _came_to_decode(self, number: int, now_ns: int) -> None:
+        if self.routing.watches_ends:
             self.routing.came(number)
-        return number
+        self._notify(number, now_ns)
 
     # The end --------------------------------------------------------------------------------------------------
 

@@ -8,9 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Role, Router, Transfers, routers
+from servetwin.cluster.kv_transfers import KvPort, KvTransfers
+from servetwin.core.units import NS_PER_S
 from servetwin.testing.random_groups import MOST_INSTANCES, random_group
 from servetwin.testing.random_scenarios import RandomScenario, random_instance, random_workload
-from servetwin.testing.transfers import ConstantTransfers, HurriedTransfers, SharedTransfers
+from servetwin.testing.transfers import (
+    ConstantTransfers,
+    HurriedTransfers,
+    OverlappedTransfers,
+    SharedTransfers,
+)
 
 
 def random_disaggregated_scenario(seed: int) -> RandomScenario:
@@ -29,7 +36,7 @@ def random_disaggregated_scenario(seed: int) -> RandomScenario:
         int(rng.choice([0, 0, 50, 3000])),
         front_end,
         sorted(rng.integers(0, 20_000, size=int(rng.integers(0, 12))).tolist()),
-        _make_disaggregation(rng, seed),
+        _make_disaggregation(rng, seed, len(instances)),
     )
 
 
@@ -62,9 +69,9 @@ def _make_router(rng: np.random.Generator, seed: int) -> Callable[[], Router]:
     return lambda: routers.get(name)(seed=seed)
 
 
-def _make_disaggregation(rng: np.random.Generator, seed: int) -> Callable[[], Disaggregation]:
+def _make_disaggregation(rng: np.random.Generator, seed: int, num_instances: int) -> Callable[[], Disaggregation]:
     make_router = _make_router(rng, seed + 1)
-    make_transfers = _make_transfers(rng)
+    make_transfers = _make_transfers(rng, num_instances)
     handoff_ns = int(rng.choice([0, 0, 1, 20, 700]))
     first_token = "prefill" if rng.random() < 0.5 else "decode"
     local_prompt_tokens = int(rng.choice([0, 0, 0, 2, 10]))
@@ -77,13 +84,21 @@ def _make_disaggregation(rng: np.random.Generator, seed: int) -> Callable[[], Di
     )
 
 
-def _make_transfers(rng: np.random.Generator) -> Callable[[], Transfers | None]:
+def _make_transfers(rng: np.random.Generator, num_instances: int) -> Callable[[], Transfers | None]:
     latency_ns, token_ns = int(rng.choice([0, 0, 1, 50, 2000])), int(rng.choice([0, 1, 1, 10, 100]))
-    kind = rng.choice(["instant", "constant", "shared", "shared", "hurried"])
-    if kind == "instant":
-        return lambda: None
-    if kind == "constant":
-        return lambda: ConstantTransfers(latency_ns, token_ns)
-    if kind == "hurried":
-        return lambda: HurriedTransfers(latency_ns, token_ns)
-    return lambda: SharedTransfers(latency_ns, token_ns)
+    kinds: list[Callable[[], Transfers | None]] = [
+        lambda: None,
+        lambda: ConstantTransfers(latency_ns, token_ns),
+        lambda: SharedTransfers(latency_ns, token_ns),
+        lambda: HurriedTransfers(latency_ns, token_ns),
+        lambda: OverlappedTransfers(latency_ns, token_ns),
+        lambda: _flows(latency_ns, token_ns, num_instances),
+    ]
+    return kinds[int(rng.choice([0, 1, 2, 2, 3, 4, 5, 5]))]
+
+
+def _flows(latency_ns: int, token_ns: int, num_instances: int) -> Transfers:
+    """Return transfers over a network whose ports differ, so that several share now this one's, now that one's."""
+    per_s = NS_PER_S / max(1, token_ns)
+    ports = [KvPort(f"pool-{number}", per_s * (1 + number % 3), 1 + number % 2) for number in range(num_instances)]
+    return KvTransfers(ports, latency_ns, message_tokens=4, message_ns=token_ns)

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router
+from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, Transfers
 from servetwin.core.errors import StuckError
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.admission import rejection_reason
@@ -191,10 +191,17 @@ class _StepwiseLoop:
         for request, tokens in instance.reserved:
             if self.disaggregation.transfers is None:
                 self._let_go(request, now_ns)
-                continue
-            source, target = request.prefill_instance, instance.number
-            self.on_the_way[self.disaggregation.transfers.start(now_ns, source, target, tokens)] = request
+            else:
+                self.on_the_way[self._start(self.disaggregation.transfers, request, tokens, now_ns)] = request
         instance.reserved = []
+
+    def _start(self, transfers: Transfers, request: StepwiseRequest, tokens: int, now_ns: int) -> int:
+        """Begin a transfer; some want to know how long the prompt was computed, if that was done in one piece."""
+        source, target = request.prefill_instance, request.instance
+        if not getattr(transfers, "overlaps", False):
+            return transfers.start(now_ns, source, target, tokens)
+        produced_ns = 0 if request.preemptions else request.handed_over_ns - request.first_scheduled_ns
+        return transfers.start(now_ns, source, target, tokens, produced_ns=produced_ns)  # type: ignore[call-arg]
 
     def _land(self, now_ns: int) -> None:
         """Let the requests go on whose KV has come."""

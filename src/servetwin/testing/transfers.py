@@ -108,3 +108,14 @@ class HurriedTransfers(ConstantTransfers):
         """Begin a transfer."""
         self._landings = [(min(now_ns, landing_ns), number) for landing_ns, number in self._landings]
         return super().start(now_ns, source, target, tokens)
+
+
+class OverlappedTransfers(ConstantTransfers):
+    """What could travel while the prompt was computed is there already; the latency remains."""
+
+    overlaps = True
+
+    def start(self, now_ns: int, source: int, target: int, tokens: int, *, produced_ns: int = 0) -> int:
+        """Begin a transfer."""
+        done = produced_ns // max(1, self._token_ns)
+        return super().start(now_ns, source, target, max(0, tokens - done))
