@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from servetwin.core.errors import InputError
 from servetwin.core.registry import Registry
 from servetwin.engine.base import NOT_YET, EngineSettings, FirstToken, InstanceLog, Ordering, RequestLog, Scheduler
+from servetwin.memory.tiers import TierLog, TierSpec, TiersSpec
 from servetwin.step.base import StepModel
 from servetwin.step.plans.base import ExecutionPlan
 from servetwin.workload.base import Workload
@@ -42,6 +43,8 @@ class InstanceSpec:
         Whether it computes prompts, outputs, or both, where these are apart (`Disaggregation`).
     group
         Consecutive instances with the same number (0 or more) step together, as the ranks of one lockstep group.
+    tiers
+        KV tiers below the device; those of several instances may hold the same tiers and devices.
     """
 
     name: str
@@ -57,6 +60,7 @@ class InstanceSpec:
     plan: ExecutionPlan | None = None
     role: Role = "both"
     group: int = NOT_YET
+    tiers: TiersSpec | None = None
 
     @property
     def timing(self) -> StepModel | ExecutionPlan:
@@ -188,6 +192,15 @@ class LinkRecord:
     moved_bytes: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class TierRecord:
+    """What a tier held and answered, and for which instances (their numbers)."""
+
+    tier: TierSpec
+    instances: list[int]
+    log: TierLog
+
+
 @dataclass(slots=True)
 class SimulationOutcome:
     """What a simulation leaves behind: columns, to be summarised by ``metrics``."""
@@ -206,3 +219,5 @@ class SimulationOutcome:
     """From the end of a prefill to the request's arrival at the instance that decodes, where these are apart."""
     links: Sequence[LinkRecord] = ()
     """What the links carried, if the transfers' object tells (``link_records()``)."""
+    tiers: Sequence[TierRecord] = ()
+    """The KV tiers below the devices, each once."""

@@ -26,6 +26,7 @@ from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
 from servetwin.cluster.routing import Routing
+from servetwin.cluster.tiers import ClusterTiers
 from servetwin.cluster.units import Unit, make_units, members
 from servetwin.core.errors import StuckError
 from servetwin.core.interrupts import interrupts_handled
@@ -119,6 +120,7 @@ class _Loop:
         self.disaggregation = disaggregation
         self.routing = Routing(workload, specs, router, staleness_ns, disaggregation)
         reads_kv = "kv_used_blocks" in self.routing.reads and len(specs) > 1
+        self.tiers = ClusterTiers(specs, self.contents)
         self.units, self.instances = make_units(
             specs,
             self.requests,
@@ -126,6 +128,7 @@ class _Loop:
             first_poll_ns=first_ns,
             skipping=skipping and not reads_kv and disaggregation is None,
             disaggregation=disaggregation,
+            tiers=self.tiers.of,
         )
         self._unit_of = [number for number, unit in enumerate(self.units) for _ in members(unit)]
         self.events: list[tuple[int, int, int]] = []
@@ -181,6 +184,7 @@ class _Loop:
             notices=self._notices(),
             handoff_ns=self.disaggregation.handoff_ns if self.disaggregation else 0,
             links=link_records(self.disaggregation),
+            tiers=self.tiers.records(self._now_ns),
         )
 
     def _stop_soon(self) -> None:
@@ -191,7 +195,8 @@ class _Loop:
         """Serve all units together, or one after the other if nothing that one does can reach another."""
         known = np.arange(np.searchsorted(self.workload.arrival_ns < 0, True))
         polls = any(spec.settings.idle_poll_ns for spec in self.specs)
-        if len(self.units) == 1 or self._handovers or self.router.reads or self.releases.any or polls:
+        together = self._handovers or self.router.reads or self.releases.any or polls or self.tiers.shared
+        if len(self.units) == 1 or together:
             self._serve(self._arrivals(known, arrived), cut_ns)
             return
         for rows in self._routed_ahead(known):

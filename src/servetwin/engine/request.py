@@ -45,6 +45,8 @@ class Request:
         In the cohort: its context is ``base`` + the cohort's rounds; when it came, when it will finish, which cohort.
     remote
         Whether its prompt's KV comes from another instance: no, wanted, loading, landed.
+    chunk_keys, saved_chunks
+        Where there are KV tiers: keys of its chunks, and how many of the first ones it has saved since its admission.
     in_flight
         While it prefills in a pipeline: batches in flight that compute one of its chunks.
     """
@@ -54,6 +56,7 @@ class Request:
         "arrival_ns",
         "base",
         "blocks",
+        "chunk_keys",
         "computed_tokens",
         "finish_round",
         "generated_tokens",
@@ -70,6 +73,7 @@ class Request:
         "remote",
         "row",
         "run",
+        "saved_chunks",
         "start_round",
     )
 
@@ -82,6 +86,8 @@ class Request:
         self.output_tokens = output_tokens
         self.order_key = order_key
         self.keys = NO_KEYS
+        self.chunk_keys = NO_KEYS
+        self.saved_chunks = 0
         self.known_tokens = prompt_tokens
         self.computed_tokens = 0
         self.generated_tokens = 0

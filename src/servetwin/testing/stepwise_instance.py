@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from servetwin.cluster.base import Disaggregation, InstanceSpec
 from servetwin.core.errors import StuckError
 from servetwin.engine.base import FirstToken, SchedulerView
+from servetwin.memory.tiers import Recall
 from servetwin.step.base import StepShape
 from servetwin.testing.stepwise_kv_cache import StepwiseKVCache, StepwiseRequest
+from servetwin.testing.stepwise_tiers import StepwiseTiers
 
 MOST_FRUITLESS_PREEMPTIONS = 10_000
 
@@ -31,6 +33,8 @@ class StepwiseBatch:
     """What one instance computes in one step; empty for a rank that only keeps the others company."""
 
     entries: list[StepwiseEntry] = field(default_factory=list)
+    recalls: list[Recall] = field(default_factory=list)
+    """What it reads from tiers."""
 
     @property
     def decoded(self) -> int:
@@ -62,6 +66,13 @@ class StepwiseInstance:
     def __init__(self, spec: InstanceSpec, number: int, disaggregation: Disaggregation | None) -> None:
         self.spec = spec
         self.number = number
+        self.tiers: StepwiseTiers | None = None
+        self.ready_ns = 0
+        """When the batch that is being put together has all it recalls from tiers."""
+        self.asked_ns = 0
+        self.recalls: list[Recall] = []
+        self.recalled: list[tuple[int, int, int, int, int]] = []
+        """Request, tier, tokens, when, and when they were there."""
         settings = spec.settings
         self.settings = settings
         self.cache = StepwiseKVCache(settings.num_blocks, settings.block_size, settings.enable_prefix_caching)
@@ -103,6 +114,8 @@ class StepwiseInstance:
         self.preempted = False
         self.short_of_blocks = False
         self.known_ns = known_ns
+        self.ready_ns, self.asked_ns = 0, now_ns
+        self.recalls = []
         self.budget = self.settings.max_num_batched_tokens
         prefilling = sum(request.prefilling for request in self.running)
         policy = self.spec.scheduler.plan(
@@ -202,7 +215,10 @@ class StepwiseInstance:
     def _admit_local(self, request: StepwiseRequest, now_ns: int, chunk: bool) -> bool:
         """Let a request run that computes its KV here."""
         hits = self.cache.lookup(request, request.known_tokens)
-        found = len(hits) * self.settings.block_size
+        on_device = len(hits) * self.settings.block_size
+        found = on_device
+        if self.tiers is not None:
+            found += self.tiers.found(request, on_device, now_ns)
         tokens = request.known_tokens - found
         if not chunk and tokens > self.budget:
             return False
@@ -217,11 +233,26 @@ class StepwiseInstance:
             self.readmissions.append((now_ns, request.row))
         else:
             request.first_scheduled_ns = now_ns
-            request.cached_tokens = found
+            request.cached_tokens = on_device
+        self._recall(request, on_device, now_ns)
         request.recomputed_tokens += max(0, request.computed_before_preemption - found)
         request.computed_before_preemption = 0
         self._enter(request, found, tokens)
         return True
+
+    def _recall(self, request: StepwiseRequest, on_device: int, now_ns: int) -> None:
+        """Read from the tiers what they have of a request that is let in."""
+        request.saved_chunks = 0
+        if self.tiers is None:
+            return
+        recall, self.asked_ns, parts = self.tiers.recall(request, on_device, now_ns, self.asked_ns)
+        self.ready_ns = max(self.ready_ns, self.asked_ns)
+        if not parts:
+            return
+        self.recalls.append(recall)
+        for tier, tokens, end_ns in parts:
+            self.ready_ns = max(self.ready_ns, end_ns)
+            self.recalled.append((request.row, tier, tokens, now_ns, end_ns))
 
     def _enter(self, request: StepwiseRequest, found: int, tokens: int) -> None:
         self.waiting.pop(0)
@@ -259,12 +290,15 @@ class StepwiseInstance:
             return False
         request.remote = ""
         request.decode_admitted_ns = now_ns
+        if self.tiers is not None:
+            request.saved_chunks = len(self.tiers.keys(request, request.known_tokens - 1))
         self._enter(request, request.known_tokens - 1, 1)
         return True
 
     def start(self) -> StepwiseBatch:
         """Send what was scheduled on its way; its tokens count as computed from now on."""
-        batch = StepwiseBatch()
+        batch = StepwiseBatch(recalls=self.recalls)
+        self.recalls = []
         for request, tokens in self.scheduled.values():
             context = request.computed
             request.computed += tokens
@@ -286,6 +320,12 @@ class StepwiseInstance:
     def complete(self, batch: StepwiseBatch, now_ns: int) -> list[StepwiseRequest]:
         """End a batch: tokens appear; return the requests that finished."""
         finished = []
+        if self.tiers is not None:
+            for recall in batch.recalls:
+                self.tiers.finish_recall(recall, now_ns)
+            for entry in batch.entries:
+                if self.tiers.spec.saves == "all" or not entry.decodes:
+                    self.tiers.save(entry.request, entry.context + entry.tokens, now_ns)
         for entry in batch.entries:
             request = entry.request
             request.in_flight.remove(batch)

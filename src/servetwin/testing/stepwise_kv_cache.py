@@ -43,6 +43,8 @@ class StepwiseRequest:
     transfer_ns: int = -1
     landed_ns: int = -1
     decode_admitted_ns: int = -1
+    saved_chunks: int = 0
+    """Chunks that it has saved to the tiers since it was admitted last."""
     blocks: list[int] = field(default_factory=list)
     in_flight: list[StepwiseBatch] = field(default_factory=list)
     """The batches that it is in and that have not ended."""

@@ -102,7 +102,7 @@ class StepwiseUnit:
     def _start_wave(self, now_ns: int) -> int:
         batches = [rank.start() for rank in self.ranks]
         shapes = [self._shape(rank, batch) for rank, batch in zip(self.ranks, batches, strict=True)]
-        arrival_ns = end_ns = now_ns
+        arrival_ns = end_ns = max([now_ns] + [rank.ready_ns for rank in self.ranks])
         for stage, (busy_ns, send_ns) in enumerate(self._stage_times_ns(shapes)):
             end_ns = max(arrival_ns, self.stage_free_ns[stage]) + busy_ns
             self.stage_free_ns[stage] = end_ns
