@@ -52,8 +52,7 @@ class ClusterTiers:
 
 def _parts(spec: InstanceSpec) -> set[object]:
     """Return the tiers and devices that an instance has."""
-    tiers = spec.tiers.tiers if spec.tiers else ()
-    return {*tiers, *(tier.device for tier in tiers)}
+    return {*spec.tiers.tiers, *spec.tiers.devices} if spec.tiers else set()
 
 
 def check_tiers(spec: InstanceSpec) -> None:

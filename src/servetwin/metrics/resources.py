@@ -1,4 +1,4 @@
-"""What instances, pools and links did over time."""
+"""What instances, pools, links and KV tiers did over time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from servetwin.cluster.base import LinkRecord
 from servetwin.core.units import NS_PER_S
 from servetwin.metrics.records import Floats, Records, Scope
+from servetwin.metrics.tiers import tier_series
 from servetwin.metrics.timeline import Grid, busy_fraction, timeline, transferring
 
 Series = dict[str, NDArray[Any]]
@@ -29,7 +30,7 @@ RESOURCE_METRICS = (
 
 
 def resource_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, Series]]:
-    """Yield kind (``"instance"``, ``"pool"``, ``"link"``), name and series of all resources; of links, those used."""
+    """Yield kind (``"instance"``, ``"pool"``, ``"link"``, ``"tier"``), name and series of all resources; of links, those used."""
     for spec, scope in zip(records.instances, records.scopes, strict=True):
         yield "instance", spec.name, _series(records, grid, scope)
     if len(records.pools) > 1:
@@ -38,6 +39,8 @@ def resource_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, Se
     for link in records.outcome.links:
         if len(link.start_ns):
             yield "link", link.name, link_series(link, grid)
+    for tier in records.outcome.tiers:
+        yield "tier", tier.tier.name, tier_series(tier, grid)
 
 
 def _series(records: Records, grid: Grid, scope: Scope) -> Series:

@@ -13,6 +13,7 @@ from servetwin.engine.base import STATE_NAMES
 from servetwin.metrics.breakdown import breakdown_ns
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, latencies_s
 from servetwin.metrics.resources import resource_series
+from servetwin.metrics.tiers import recall_ns, tier_tokens
 from servetwin.metrics.timeline import Grid
 from servetwin.metrics.tokens import TokenLog
 
@@ -52,6 +53,7 @@ def requests_table(records: Records) -> Table:
         "tpot_s": np.where(undefined, np.nan, seconds["tpot_s"]),
         "e2e_s": np.where(undefined, np.nan, seconds["e2e_s"]),
         **_parts(records, names),
+        **_tiers(records),
     }
     front_end = records.outcome.front_end
     if front_end is not None:
@@ -71,10 +73,18 @@ def _parts(records: Records, names: Sequence[str]) -> Table:
     return {"prefill_instance": _pick(names, records.prefill_instance), **parts} if records.apart else {**parts}
 
 
+def _tiers(records: Records) -> Table:
+    """Return what requests had from KV tiers, where there are any."""
+    if not records.outcome.tiers:
+        return {}
+    waited = np.where(records.admitted, recall_ns(records) / NS_PER_S, np.nan)
+    return {"tier_tokens": tier_tokens(records), "recall_s": waited}
+
+
 def resources_table(records: Records, grid: Grid) -> Table:
     """Return the time series of all resources as a long table: by time, then resource, then metric.
 
-    Resources are the instances, the pools where there are several, and the links that carry KV.
+    Resources are the instances, the pools where there are several, the links that carry KV, and KV tiers.
     """
     keys: list[tuple[str, str, str]] = []
     columns: list[NDArray[Any]] = []

@@ -23,6 +23,7 @@ from servetwin.scenario.disaggregation_options import DisaggregationOptions, Rol
 from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
 from servetwin.scenario.power_options import PowerOptions
 from servetwin.scenario.router_options import RouterOptions
+from servetwin.scenario.tier_options import TiersField
 from servetwin.scenario.topology_options import TopologyField
 from servetwin.scenario.workload_field import WorkloadField
 
@@ -215,6 +216,9 @@ class PoolOptions(Options):
         "both", description="What its instances compute: prompts (`prefill`), outputs (`decode`), or `both`."
     )
     model: str | None = Field(None, description="Model that this pool serves; default: the scenario's.")
+    tiers: TiersField | None = Field(
+        None, description="KV tiers below its devices, see `docs/kv-tiers.md`; default: the scenario's."
+    )
     hardware: HardwareOptions | None = Field(
         None, description="What a replica runs on; needed by step models that compute from a device."
     )
@@ -283,6 +287,9 @@ class Scenario(Options):
     )
     disaggregation: DisaggregationOptions | None = Field(
         None, description="How requests get from prefill to decode pools; default, where there are such: `nixl`."
+    )
+    tiers: TiersField | None = Field(
+        None, description="KV tiers of all pools that name none of their own, see `docs/kv-tiers.md`."
     )
     workload: WorkloadField = Field(description="The requests, see `docs/workloads.md`.")
     front_end: FrontEndOptions | None = Field(None, description="Delays between clients and the router.")

@@ -61,20 +61,23 @@ def _share(rng: np.random.Generator, own: TiersSpec, common: TiersSpec) -> Tiers
     if how < 0.4:
         return common
     if how < 0.6 and own.chunk_tokens == common.chunk_tokens:
-        return replace(own, tiers=(*own.tiers, common.tiers[-1]))
+        devices = (*own.devices, common.devices[-1] if rng.random() < 0.5 else own.devices[0])
+        return replace(own, tiers=(*own.tiers, common.tiers[-1]), devices=devices)
     if how < 0.7:
-        return replace(own, tiers=tuple(replace(tier, device=common.tiers[0].device) for tier in own.tiers))
+        return replace(own, devices=(common.devices[0],) * len(own.tiers))
     return own
 
 
 def _random_tiers(rng: np.random.Generator, block_size: int) -> TiersSpec:
     chunk_tokens = block_size * int(rng.choice([1, 1, 2, 3]))
-    tiers = []
+    tiers, devices = [], []
     for number in range(int(rng.choice([1, 1, 2, 3]))):
-        device = TierDevice(
-            latency_ns=int(rng.choice([0, 0, 5, 300])),
-            bytes_per_s=None if rng.random() < 0.2 else 1e9 / float(rng.choice([1, 10, 100])),
-            copies=int(rng.choice([1, 1, 1, 3])),
+        devices.append(
+            TierDevice(
+                latency_ns=int(rng.choice([0, 0, 5, 300])),
+                bytes_per_s=None if rng.random() < 0.2 else 1e9 / float(rng.choice([1, 10, 100])),
+                copies=int(rng.choice([1, 1, 1, 3])),
+            )
         )
         tiers.append(
             TierSpec(
@@ -82,13 +85,13 @@ def _random_tiers(rng: np.random.Generator, block_size: int) -> TiersSpec:
                 kind=str(rng.choice(KINDS)),
                 capacity_chunks=None if rng.random() < 0.2 else int(rng.choice([1, 3, 8, 30, 100])),
                 chunk_bytes=chunk_tokens,
-                device=device,
                 lookup_ns=int(rng.choice([0, 0, 1, 40])),
                 eviction=str(rng.choice(evictions.names())),
             )
         )
     return TiersSpec(
         tiers=tuple(tiers),
+        devices=tuple(devices),
         chunk_tokens=chunk_tokens,
         write="back" if rng.random() < 0.4 else "through",
         saves="all" if rng.random() < 0.5 else "prompt",

@@ -77,10 +77,11 @@ class StepwiseTiers:
         at = device_tokens
         for part in recall.parts:
             tier = self.spec.tiers[part.tier]
-            end_ns = max(answered_ns, self.common.reads_until_ns.get(tier.device, 0))
-            for _ in range(tier.device.copies):
-                end_ns += tier.device.duration_ns(part.count * tier.chunk_bytes)
-            self.common.reads_until_ns[tier.device] = end_ns
+            device = self.spec.devices[part.tier]
+            end_ns = max(answered_ns, self.common.reads_until_ns.get(device, 0))
+            for _ in range(device.copies):
+                end_ns += device.duration_ns(part.count * tier.chunk_bytes)
+            self.common.reads_until_ns[device] = end_ns
             behind = (part.first + part.count) * chunk
             parts.append((part.tier, behind - at, end_ns))
             at = behind
@@ -108,7 +109,7 @@ class StepwiseTiers:
             for further in self.hierarchy.finish_write(write, now_ns):
                 self.write(further, now_ns)
             return
-        device = self.spec.tiers[write.tier].device
+        device = self.spec.devices[write.tier]
         start_ns = max(now_ns, self.common.writes_until_ns.get(device, 0))
         self.common.writes_until_ns[device] = start_ns + device.duration_ns(write.num_bytes)
         self.common.under_way.append((self.common.writes_until_ns[device], self, write))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from servetwin.core.errors import InputError
@@ -17,7 +17,7 @@ Load: TypeAlias = Literal["blocking", "async"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TierDevice:
-    """What reads and writes chunks, each in a queue of its own. Tiers that name the same object share its queues.
+    """What reads and writes chunks, each in a queue of its own. Whoever names the same object shares its queues.
 
     Attributes
     ----------
@@ -53,8 +53,6 @@ class TierSpec:
         How many chunks it holds; None: as many as come.
     chunk_bytes
         Of one chunk's KV over all ranks of an instance.
-    device
-        What reads and writes it.
     lookup_ns
         How long it takes to ask whether it holds chunks of a request; requests of a step are asked for in turn.
     eviction
@@ -65,7 +63,6 @@ class TierSpec:
     kind: str
     capacity_chunks: int | None
     chunk_bytes: int
-    device: TierDevice = field(default_factory=TierDevice)
     lookup_ns: int = 0
     eviction: str = "lru"
 
@@ -78,6 +75,8 @@ class TiersSpec:
     ----------
     tiers
         The fastest first.
+    devices
+        What reads and writes each of them for this instance.
     chunk_tokens
         Tokens of a chunk: a multiple of the instance's block size.
     write
@@ -94,6 +93,7 @@ class TiersSpec:
     """
 
     tiers: tuple[TierSpec, ...]
+    devices: tuple[TierDevice, ...]
     chunk_tokens: int
     write: Literal["through", "back"] = "through"
     saves: Saves = "prompt"

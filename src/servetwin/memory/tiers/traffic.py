@@ -55,7 +55,7 @@ class TierTraffic:
 
     def start_write(self, tiers: TimedTiers, write: Write, now_ns: int) -> None:
         """Put a write into the queue of its tier's device."""
-        device = tiers.spec.tiers[write.tier].device
+        device = tiers.spec.devices[write.tier]
         start_ns = max(now_ns, self._writes_until_ns.get(device, 0))
         end_ns = start_ns + device.duration_ns(write.num_bytes)
         self._writes_until_ns[device] = end_ns
@@ -93,8 +93,8 @@ class TimedTiers:
         answered_ns = asked_ns + sum(tier.lookup_ns for tier in self._asked(recall, len(keys) - first))
         ends_ns = []
         for part in recall.parts:
-            tier = self.spec.tiers[part.tier]
-            ends_ns.append(self._traffic.read(tier.device, part.count * tier.chunk_bytes, answered_ns))
+            num_bytes = part.count * self.spec.tiers[part.tier].chunk_bytes
+            ends_ns.append(self._traffic.read(self.spec.devices[part.tier], num_bytes, answered_ns))
         return recall, answered_ns, ends_ns
 
     def _asked(self, recall: Recall, wanted: int) -> Sequence[TierSpec]:
