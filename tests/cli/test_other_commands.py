@@ -140,3 +140,10 @@ def test_sweep_refuses_what_is_wrong_before_it_runs(servetwin: Command, vary: li
     assert done.code == 2
     assert "--vary" in done.err or "nonsense" in done.err
     assert not Path("runs/s-sweep/sweep.csv").exists()
+
+
+def test_list_without_a_kind_lists_the_kinds(servetwin: Command) -> None:
+    """Each of them can be listed."""
+    rows = json.loads(servetwin("list", "--json").out)
+    assert {"models", "hardware", "topologies", "execution-plans"} <= {row["kind"] for row in rows}
+    assert all(servetwin("list", row["kind"]).code == 0 for row in rows)

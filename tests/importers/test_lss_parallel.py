@@ -149,3 +149,13 @@ def test_lss_has_no_roofline(deployment: Deployment) -> None:
     """Mode lss computes as LSS does, from profiles."""
     with pytest.raises(InputError, match="--mode lss needs --step profile"):
         deployment.scenario(cluster_with(), mode="lss", step="roofline")
+
+
+@pytest.mark.measured
+def test_a_group_of_single_accelerators_exchanges_over_the_devices_own_links(reference: Path, tmp_path: Path) -> None:
+    """In default mode; mode lss keeps the file's figures."""
+    name = "single_node_moe_dp_ep_instance"
+    ours = _imported(reference, name, tmp_path)["cluster"][0]["hardware"]
+    assert ours["topology"] == {"levels": [{"size": 2, "link": "pcie_gen5"}]}
+    lss = _imported(reference, name, tmp_path, "lss")["cluster"][0]["hardware"]
+    assert lss["link"] == {"bandwidth_gb_per_s": 16, "latency_ns": 20000}

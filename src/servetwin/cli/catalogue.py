@@ -24,13 +24,13 @@ def mount(app: typer.Typer) -> None:
 
 
 def list_names(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, hardware, pim, links, routers, schedulers, ...")],
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="What to list; without it, the kinds.")] = None,
     as_json: Json = False,
 ) -> None:
     """List what can be named in a scenario."""
-    if kind not in LISTS:
+    if kind is not None and kind not in LISTS:
         raise unknown_name("list", kind, LISTS, where="servetwin list")
-    rows = LISTS[kind]()
+    rows = LISTS[kind]() if kind else [{"kind": name} for name in LISTS]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

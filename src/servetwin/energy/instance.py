@@ -55,7 +55,9 @@ def _operations_j(device: DevicePower, work: WorkColumns, voltage: Floats) -> Fl
     flops_j = sum(
         (flops * device.flop_energy(dtype) for dtype, flops in work.flops.items()), np.zeros_like(work.kv_bytes)
     )
-    bytes_j = work.weight_bytes * device.joules_per_weight_byte + work.kv_bytes * device.joules_per_kv_byte
+    on_chip = device.joules_on_chip_per_kv_byte
+    flops_j = flops_j + work.kv_bytes * on_chip
+    bytes_j = work.weight_bytes * device.joules_per_weight_byte + work.kv_bytes * (device.joules_per_kv_byte - on_chip)
     return np.asarray(flops_j * voltage**2 + bytes_j)
 
 

@@ -77,6 +77,11 @@ class DevicePower:
         """Return joules per operation in a number format; that of bf16 for formats that are not known."""
         return self.joules_per_flop.get(dtype, self.joules_per_flop["bf16"])
 
+    @property
+    def joules_on_chip_per_kv_byte(self) -> float:
+        """The part of a KV byte's energy that attention's own work takes, beyond what moving any byte does."""
+        return max(0.0, self.joules_per_kv_byte - self.joules_per_weight_byte)
+
     def voltage(self, clock: float) -> float:
         """Return the supply voltage at a share of the highest clock, as a share of that at it."""
         return self.voltage_floor + (1.0 - self.voltage_floor) * clock

@@ -86,7 +86,9 @@ def _ours(
     thermal = {pool.name: pool.thermal for pool in pools if pool.thermal is not None}
     made: dict[str, Any] = {}
     clocked = tuple(_clocked(spec, governors[spec.pool], made) for spec in instances)
-    return EnergyModel(pools, options.pue), thermal, _notices(options, pools), clocked
+    mixed = [replica for replica in replicas if replica.pool.hardware and replica.pool.hardware.stage_devices]
+    said = [f"power of {replica.pool.name}: all stages are taken to be {replica.device.name}" for replica in mixed]
+    return EnergyModel(pools, options.pue), thermal, _notices(options, pools) + said, clocked
 
 
 def _notices(options: PowerOptions, pools: Sequence[PoolPower]) -> list[str]:

@@ -147,9 +147,10 @@ class _Step:
         self.compute_share = compute / (compute + memory) if compute + memory else 0.0
         self.seconds = _highest_clock_ns(governor.timing, shape) / NS_PER_S
         self.flop_j = share * sum(float(f[0]) * power.flop_energy(dtype) for dtype, f in work.flops.items())
+        self.flop_j += share * float(work.kv_bytes[0]) * power.joules_on_chip_per_kv_byte
         self.byte_j = share * (
             float(work.weight_bytes[0]) * power.joules_per_weight_byte
-            + float(work.kv_bytes[0]) * power.joules_per_kv_byte
+            + float(work.kv_bytes[0]) * (power.joules_per_kv_byte - power.joules_on_chip_per_kv_byte)
         )
         self.power = power
         raw = power.kernel_w + (self.flop_j + self.byte_j) / self.seconds
@@ -183,6 +184,21 @@ class ClockedStepModel(StepModelBase):
         self.governor = governor
         self.needs = inner.needs
         self.notices = inner.notices
+        if hasattr(inner, "bound_by"):
+            self.bound_by = inner.bound_by
+
+    def decode_run_ns(self, shape: StepShape, max_steps: int, limit_ns: int) -> Sequence[int]:
+        """Stretch the inner model's run, step by step: as long a one at the highest clock is never shorter."""
+        n, kv_tokens = shape.num_decodes, shape.decode_kv_tokens
+        durations: list[int] = []
+        total = 0
+        for i, inner_ns in enumerate(self.inner.decode_run_ns(shape, max_steps, limit_ns)):
+            duration = max(1, round(inner_ns * self.governor.of(n, kv_tokens + i * n, 0, 0)[1]))
+            durations.append(duration)
+            total += duration
+            if total >= limit_ns:
+                break
+        return durations
 
     def duration_ns(self, shape: StepShape) -> int:
         """Return the step's time at its clock."""

@@ -204,6 +204,8 @@ class _Builder:
         cluster = self._cluster
         if self._source.mode == "default" and len(members) > 1 and len(set(cluster.link_bandwidths_gib_per_s)) > 1:
             hardware["topology"] = {"levels": _levels(cluster, members[0])}
+        elif self._source.mode == "default" and _exchanges_alone(members):
+            hardware["topology"] = {"levels": [{"size": len(members), "link": _link_class(members[0])}]}
         elif _accelerators(members) > 1:
             bandwidth = cluster.link_bandwidths_gib_per_s[0]
             if self._source.mode == "lss":
@@ -325,11 +327,28 @@ OUTER_LINK = "ethernet_100g"
 """Class of the links beyond a cluster file's first dimension: a network's latency and protocols, at the file's rate."""
 
 
-def _levels(cluster: LssCluster, instance: LssInstance) -> list[dict[str, Any]]:
-    """Return the dimensions of LLMServingSim's network as levels of a topology."""
+def _exchanges_alone(members: Sequence[LssInstance]) -> bool:
+    """Return whether a group in one node exchanges tokens and nothing else.
+
+    Its gathers and scatters take what NCCL's tables say of the device's own links. LLMServingSim's ``link_bw`` is an
+    effective figure of its rings' all-reduce (16 GB/s for PCIe 5), at which gathers would take twice as long.
+    """
+    one_node = len({member.node for member in members}) == 1
+    instance = members[0]
+    alone = instance.tensor_parallel_size == instance.pipeline_parallel_size == 1
+    return len(members) > 1 and one_node and alone and _link_class(instance) != OUTER_LINK
+
+
+def _link_class(instance: LssInstance) -> str:
+    """Return the class of the links between an instance's accelerators."""
     device = load_device(instance.hardware, where=f"{instance.where}.hardware")
     own = device.scale_up or device.pcie
-    inner = own.link_class if own is not None else OUTER_LINK
+    return own.link_class if own is not None else OUTER_LINK
+
+
+def _levels(cluster: LssCluster, instance: LssInstance) -> list[dict[str, Any]]:
+    """Return the dimensions of LLMServingSim's network as levels of a topology."""
+    inner = _link_class(instance)
     return [
         {
             "size": size,
