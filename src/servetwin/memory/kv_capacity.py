@@ -105,6 +105,7 @@ def kv_capacity(
     reserve_bytes: int | None = None,
     coefficients: Coefficients = DEFAULT_COEFFICIENTS,
     where: str | None = None,
+    away_bytes: int = 0,
 ) -> KvCapacity:
     """Return the KV capacity of an instance of ``tensor_parallel_size`` equal devices, as vLLM works it out.
 
@@ -127,6 +128,8 @@ def kv_capacity(
         The two figures that are not counted tensor by tensor.
     where
         The key's path, for messages.
+    away_bytes
+        Weights of one rank that lie elsewhere, less the buffers into which they are loaded.
 
     Raises
     ------
@@ -150,6 +153,7 @@ def kv_capacity(
         step,
         reserve_bytes,
         coefficients,
+        away_bytes,
     )
     if not sizing.context_fits:
         raise InputError(sizing.context_message, where=where)
@@ -175,6 +179,7 @@ class Sizing:
     step: ProfilingStep
     reserve_bytes: int | None
     coefficients: Coefficients = DEFAULT_COEFFICIENTS
+    away_bytes: int = 0
 
     @property
     def ranks(self) -> int:
@@ -205,7 +210,7 @@ class Sizing:
     @cached_property
     def capacity(self) -> KvCapacity:
         """The capacity; ``num_blocks`` is below 1 where nothing fits."""
-        weights = self.architecture.weight_bytes(dtype=self.dtype, ranks=self.parallelism)
+        weights = self.architecture.weight_bytes(dtype=self.dtype, ranks=self.parallelism) - self.away_bytes
         per_token = self.architecture.kv_bytes_per_token(
             dtype=self.kv_cache_dtype or self.dtype, ranks=self.parallelism
         )

@@ -18,6 +18,7 @@ from servetwin.scenario.schema import EngineOptions, HardwareOptions, PoolOption
 if TYPE_CHECKING:
     from servetwin.hardware.base import Device
     from servetwin.memory.kv_capacity import KvCapacity
+    from servetwin.memory.placement import PlacedWeights
     from servetwin.network.base import Link
     from servetwin.network.topology import Topology
 
@@ -40,6 +41,8 @@ class Replica:
         Layers of each pipeline stage where they were balanced; else those of the options count.
     allow_commands
         Whether external commands may run.
+    chosen
+        What was chosen for ``placement: auto``, in words.
     """
 
     pool: PoolOptions
@@ -48,6 +51,7 @@ class Replica:
     seed: int = 0
     partition: tuple[int, ...] | None = None
     allow_commands: bool = False
+    chosen: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -143,13 +147,20 @@ class Replica:
     def notices(self) -> list[str]:
         """What a user should know: a device that nothing looked up, and that does not exist, may be misspelt."""
         if self.pool.hardware is None:
-            return []
+            return list(self.chosen)
         try:
             self.device  # noqa: B018
         except InputError as error:
             known = str(error).partition(". Allowed:")[0]
-            return [f"{known}. Nothing here needs its data sheet, so the name is only shown"]
-        return []
+            return [f"{known}. Nothing here needs its data sheet, so the name is only shown", *self.chosen]
+        return list(self.chosen)
+
+    @cached_property
+    def placed_stages(self) -> tuple[PlacedWeights, ...]:
+        """Where the weights of each stage lie; empty where all stay on the accelerators."""
+        from servetwin.scenario.placement import placed_stages
+
+        return placed_stages(self)
 
     @cached_property
     def link(self) -> Link | None:
@@ -226,6 +237,7 @@ class Replica:
             kv_cache_dtype=self.kv_cache_dtype,
             step=step,
             where=f"{self.where}.engine",
+            away_bytes=self.placed_stages[stage].freed_bytes if self.placed_stages else 0,
         )
 
     @property

@@ -21,6 +21,7 @@ from servetwin.scenario.base import (
 from servetwin.scenario.cost_options import CarbonOptions, CostOptions
 from servetwin.scenario.disaggregation_options import DisaggregationOptions, RoleName
 from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
+from servetwin.scenario.placement_options import ColdStartOptions, MemoryOptions, PlacementField
 from servetwin.scenario.power_options import PowerOptions
 from servetwin.scenario.router_options import RouterOptions
 from servetwin.scenario.tier_options import TiersField
@@ -83,6 +84,9 @@ class HardwareOptions(Options):
     link: LinkOptions = Field(LinkOptions(), description="Link between them, where no topology is given.")
     topology: TopologyField | None = Field(
         None, description="How the accelerators of a replica are joined; default: all over one link."
+    )
+    memory: Annotated[tuple[MemoryOptions, ...], Field(strict=False)] = Field(
+        (), description="Memory devices beside the accelerators, on which weights can lie."
     )
 
 
@@ -225,6 +229,12 @@ class PoolOptions(Options):
     engine: EngineOptions = Field(EngineOptions(), description="Engine and limits.")
     step: Annotated[StepOptions, BeforeValidator(wrapped("model"))] = Field(
         StepOptions(), description="Step-time model."
+    )
+    placement: PlacementField | None = Field(
+        None, description="Weights that lie outside the accelerators (`auto`: chosen); default: none."
+    )
+    cold_start: ColdStartOptions | None = Field(
+        None, description="Instances begin without the model and load it first; default: it is there."
     )
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, dp_groups, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
 from servetwin.scenario.importers.llmservingsim.pim import pim_host_io, pim_step
+from servetwin.scenario.importers.llmservingsim.placement import freed_bytes, offload_keys, placement_notices
 from servetwin.scenario.importers.llmservingsim.power import imported_power
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
 from servetwin.scenario.importers.llmservingsim.settings import (
@@ -122,7 +123,7 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
     if source.flags.log_interval is not None:
         data["output"] = {"interval_s": source.flags.log_interval}
     power, said = imported_power(source.cluster, pools, source.mode)
-    return ImportedScenario(data | power, notices + said + _legacy_notices(cluster))
+    return ImportedScenario(data | power, notices + said + _legacy_notices(cluster) + placement_notices(cluster))
 
 
 def _legacy_notices(cluster: LssCluster) -> list[str]:
@@ -176,12 +177,14 @@ class _Builder:
             if other.overrides != instance.overrides or other.memory_gib != instance.memory_gib:
                 message = "its settings or memory differ from those of the first instance of its dp_group"
                 raise InputError(message, where=other.where)
+        memory, placement = offload_keys(self._cluster, members, model, settings, self._source.mode)
         return {
             **({"role": instance.role} if instance.role else {}),
             "model": reference,
-            "hardware": self._hardware(members),
-            "engine": self._engine(members, model, settings),
+            "hardware": self._hardware(members) | ({"memory": memory} if memory else {}),
+            "engine": self._engine(members, model, settings, placement),
             "step": self._beside_memory(self._step(members, model, settings), members, settings),
+            **({"placement": placement} if placement else {}),
         }
 
     def _model(self, instance: LssInstance) -> tuple[ModelArchitecture, str]:
@@ -215,7 +218,11 @@ class _Builder:
         return hardware
 
     def _engine(
-        self, members: Sequence[LssInstance], model: ModelArchitecture, settings: InstanceSettings
+        self,
+        members: Sequence[LssInstance],
+        model: ModelArchitecture,
+        settings: InstanceSettings,
+        placement: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         engine: dict[str, Any] = {
             "max_num_seqs": settings.max_num_seqs,
@@ -225,7 +232,7 @@ class _Builder:
             "enable_prefix_caching": settings.enable_prefix_caching,
             "scheduler_reserve_full_isl": settings.scheduler_reserve_full_isl,
             "block_size": settings.block_size,
-            **self._memory(members, model, settings),
+            **self._memory(members, model, settings, placement),
             **_degrees(members, model),
             "dtype": settings.dtype,
             "kv_cache_dtype": settings.kv_cache_dtype,
@@ -235,17 +242,23 @@ class _Builder:
         return engine
 
     def _memory(
-        self, members: Sequence[LssInstance], model: ModelArchitecture, settings: InstanceSettings
+        self,
+        members: Sequence[LssInstance],
+        model: ModelArchitecture,
+        settings: InstanceSettings,
+        placement: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Return the key that decides the number of KV blocks; a model that does not fit is an error at once."""
         instance = members[0]
+        dtype = None if settings.dtype == "auto" else settings.dtype
+        freed = freed_bytes(placement, model, _parallelism(members, model), dtype, instance.where)
         options: dict[str, Any] = {
             "block_size": settings.block_size,
-            "dtype": None if settings.dtype == "auto" else settings.dtype,
+            "dtype": dtype,
             "kv_cache_dtype": None if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype,
         }
         if self._source.kv_capacity == "auto":
-            return {"gpu_memory_utilization": self._auto_share(members, model, settings, options)}
+            return {"gpu_memory_utilization": self._auto_share(members, model, settings, options | {"away_bytes": freed})}
         capacity = lss_kv_capacity(
             model,
             instance.memory_gib,
@@ -254,6 +267,7 @@ class _Builder:
             expert_parallel_size=expert_parallel_size(instance, model),
             mem_util=settings.memory_utilization,
             where=f"{instance.where}.npu_mem",
+            away_bytes=freed,
             **options,
         )
         return {"num_gpu_blocks_override": capacity.num_blocks + 1}  # vLLM's null block, which LSS has not
@@ -270,16 +284,10 @@ class _Builder:
         device = load_device(instance.hardware, where=f"{instance.where}.hardware")
         limits = settings.max_num_batched_tokens, settings.max_num_seqs, model.max_position_embeddings
         share = self._source.flags.npu_memory_utilization or DEFAULT_UTILIZATION
-        ranks = Parallelism(
-            tensor=instance.tensor_parallel_size,
-            pipeline=instance.pipeline_parallel_size,
-            data=len(members) if model.is_moe else 1,
-            expert=expert_parallel_size(instance, model),
-        )
         kv_capacity(
             model,
             device,
-            parallelism=ranks,
+            parallelism=_parallelism(members, model),
             gpu_memory_utilization=share,
             step=ProfilingStep(*limits),
             where=instance.where,
@@ -359,6 +367,17 @@ def _levels(cluster: LssCluster, instance: LssInstance) -> list[dict[str, Any]]:
             zip(cluster.dimensions, cluster.link_bandwidths_gib_per_s, strict=True)
         )
     ]
+
+
+def _parallelism(members: Sequence[LssInstance], model: ModelArchitecture) -> Parallelism:
+    """Return how members divide a model, as seen from the first stage."""
+    instance = members[0]
+    return Parallelism(
+        tensor=instance.tensor_parallel_size,
+        pipeline=instance.pipeline_parallel_size,
+        data=len(members) if model.is_moe else 1,
+        expert=expert_parallel_size(instance, model),
+    )
 
 
 def _accelerators(members: Sequence[LssInstance]) -> int:
