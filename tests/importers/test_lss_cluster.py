@@ -54,21 +54,6 @@ def test_the_older_dialect_is_recognised_and_not_mixed(deployment: Deployment) -
         read_cluster(deployment.write(cluster_with({}, LEGACY)))
 
 
-@pytest.mark.parametrize(
-    ("cluster", "name"),
-    [
-        (cluster_with({"pd_type": "prefill"}), "pd_type"),
-        (cluster_with(cxl_mem={"mem_size": 1, "mem_bw": 1, "mem_latency": 0}), "cxl_mem"),
-        (cluster_with({"placement": {"default": {"weights": "cpu"}}}), "placement"),
-        (cluster_with({"placement": {"layers": {"moe": {"weights": "cxl:0"}}}}), "placement"),
-    ],
-)
-def test_what_is_not_modelled_is_refused_by_name(deployment: Deployment, cluster: dict[str, Any], name: str) -> None:
-    """The message has the key and says that it is not modelled yet."""
-    with pytest.raises(InputError, match=rf"{name}.*not modelled yet"):
-        read_cluster(deployment.write(cluster))
-
-
 def test_a_pim_is_read_from_the_hosts_memory(deployment: Deployment) -> None:
     """Each instance has the name and the size of its node's; the first node's counts for the cluster."""
     data = cluster_with()

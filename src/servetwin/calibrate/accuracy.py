@@ -14,6 +14,7 @@ from servetwin.calibrate.kv_cases import kv_capacity_cases
 from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted, predicted_parallel
 from servetwin.calibrate.pim_cases import figure_10, predicted_pim
 from servetwin.calibrate.roofline_cases import ROOFLINE_CASES
+from servetwin.calibrate.tier_cases import predicted_tiers
 from servetwin.core.errors import InputError
 
 CASES: tuple[Case, ...] = (
@@ -24,6 +25,7 @@ CASES: tuple[Case, ...] = (
     kv_case,
     predicted,
     predicted_parallel,
+    predicted_tiers,
     kv_capacity_cases,
     *ROOFLINE_CASES,
     *COLLECTIVES_CASES,

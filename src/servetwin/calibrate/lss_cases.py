@@ -159,10 +159,11 @@ PARALLEL_RUNS = {
 
 def predicted_parallel(reference: Path) -> list[CaseResult]:
     """Compare mode lss with LLMServingSim's predictions under every kind of parallelism: the worst requests."""
-    return [_predicted_worst(reference, name, run) for name, run in PARALLEL_RUNS.items()]
+    return [predicted_worst(reference, name, run) for name, run in PARALLEL_RUNS.items()]
 
 
-def _predicted_worst(reference: Path, name: str, run: LssRun) -> CaseResult:
+def predicted_worst(reference: Path, name: str, run: LssRun) -> CaseResult:
+    """Compare one of LLMServingSim's predictions: the worst TTFT and TPOT, and how many requests are beyond 3 %."""
     checks = _request_checks(reference, name, run, PARALLEL_PERCENT)
     worst = [
         max((check for check in checks if check.metric == metric), key=lambda check: abs(check.error))

@@ -67,12 +67,15 @@ class LssPlacement:
         Place by layer name, before the others.
     ignored
         Rules that LSS reads and does not follow: KV elsewhere.
+    kv_evict_loc
+        Of the default rule: the device that LSS charges for a recall from a KV tier.
     """
 
     default: str = "npu"
     blocks: tuple[tuple[tuple[int, ...], str], ...] = ()
     layers: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    kv_evict_loc: str = "cpu"
 
     @property
     def places(self) -> list[str]:
@@ -106,18 +109,18 @@ def read_placement(placement: object, where: str, cxl: CxlMemory | None) -> LssP
     Raises
     ------
     InputError
-        For an unknown key or place, blocks that are no list of numbers, a CXL device that does not exist, or a
-        ``kv_evict_loc`` other than ``cpu``, which belongs to KV tiers.
+        For an unknown key or place, blocks that are no list of numbers, or a CXL device that does not exist.
     """
     if placement is None:
         return LssPlacement()
-    default, blocks, layers, ignored = "npu", [], {}, []
+    default, blocks, layers, ignored, evict = "npu", [], {}, [], "cpu"
     for path, name, rule in _rules(placement, where):
         weights = _check_rule(rule, path, cxl, with_blocks=name is None and path.endswith("]"))
         if rule.get("kv_loc", "npu") != "npu":
             ignored.append(f"{path}.kv_loc")
         if path == f"{where}.default":
             default = weights or default
+            evict = str(rule.get("kv_evict_loc", evict))
         elif name is not None:
             if name not in _LAYERS and name not in _WEIGHTLESS:
                 raise unknown_name("layer", name, (*_LAYERS, *_WEIGHTLESS), where=path)
@@ -125,7 +128,7 @@ def read_placement(placement: object, where: str, cxl: CxlMemory | None) -> LssP
                 layers[name] = weights
         elif weights is not None:
             blocks.append((_block_numbers(rule.get("blocks"), f"{path}.blocks"), weights))
-    return LssPlacement(default, tuple(blocks), layers, tuple(ignored))
+    return LssPlacement(default, tuple(blocks), layers, tuple(ignored), evict)
 
 
 def _check_rule(rule: Mapping[str, Any], path: str, cxl: CxlMemory | None, *, with_blocks: bool) -> str | None:
@@ -136,8 +139,6 @@ def _check_rule(rule: Mapping[str, Any], path: str, cxl: CxlMemory | None, *, wi
         if key not in _KEYS:
             raise unknown_name("key", key, (*_KEYS, "blocks") if with_blocks else _KEYS, where=path)
         _check_place(value, f"{path}.{key}", cxl)
-    if rule.get("kv_evict_loc", "cpu") not in ("cpu", "npu"):
-        raise not_modelled(f"{path}.kv_evict_loc", f"kv_evict_loc {rule['kv_evict_loc']!r}", "KV tiers")
     place = rule.get("weights")
     return None if place is None else str(place)
 
