@@ -78,7 +78,7 @@ def test_fast_engine_equals_stepwise_engine_on_new_scenarios(seed: int) -> None:
 
 def test_random_tiered_scenarios_reach_what_they_are_for() -> None:
     """Among the scenarios are recalls from all tiers, of shared ones too, evictions, and recalls after preemptions."""
-    names = ("recalled", "deeper", "evicted", "shared", "from another", "again", "waited", "grouped", "passed on")
+    names = ("recalled", "deeper", "evicted", "shared", "from another", "again", "waited", "grouped", "passed on", "apart")
     reached = dict.fromkeys(names, 0)
     for seed in range(SCENARIOS):
         scenario = random_tiered_scenario(seed)
@@ -91,6 +91,7 @@ def test_random_tiered_scenarios_reach_what_they_are_for() -> None:
             reached["again"] += bool(set(log.recall_request) & set(log.preempted_request))
             waits = (end - start for start, end in zip(log.recall_ns, log.recalled_ns, strict=True))
             reached["waited"] += any(wait > 0 for wait in waits)
+            reached["apart"] += spec.tiers is not None and spec.tiers.load == "async" and len(log.recall_ns) > 0
             reached["grouped"] += spec.plan is not None and len(log.recall_ns) > 0
         for record in outcome.tiers:
             reached["evicted"] += bool(record.log) and record.log.evicted_chunks[-1] > 0

@@ -177,3 +177,17 @@ def test_tiers_need_prefix_caching_and_whole_blocks() -> None:
         simulate(workload, [replace(instance(), tiers=tiers())], router)
     with pytest.raises(InputError, match="pool-0: a chunk of 8 tokens is no whole number of blocks of 3"):
         simulate(workload, [small(tiers(), block_size=3)], router)
+
+
+def test_steps_go_on_while_a_recall_is_under_way() -> None:
+    """The request takes its blocks, waits for its KV, and computes the rest of its prompt; others are not held up."""
+    tokens = [TOKENS[:22], list(range(200, 237)), TOKENS[:22], list(range(300, 310))]
+    workload = requests((0, 20, 2), (100, 35, 2), (200, 20, 2), (200, 4, 6), tokens=tokens)
+    waits, goes_on = (
+        run(workload, small(tiers(latency_ns=33, load=load, saves="prompt"), blocks=9)) for load in ("blocking", "async")
+    )
+    assert recalls_of(waits) == recalls_of(goes_on) == [(2, 0, 16, 200, 233)]
+    assert token_times(waits)[2:] == [[243, 253], [243, 253, 263, 273, 283, 293]]
+    assert token_times(goes_on)[2:] == [[250, 260], [210, 220, 230, 240, 250, 260]]
+    assert goes_on.requests.first_scheduled_ns[2] == 240
+    assert goes_on.logs[0].kv_used_blocks[-6] > 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -71,6 +71,10 @@ class InstanceSpec:
         return timing
 
 
+def _has_nothing(instance: int) -> int:
+    return 0
+
+
 @dataclass(slots=True)
 class RequestView:
     """What a router knows of a request: not its output length."""
@@ -83,6 +87,8 @@ class RequestView:
     priority: int
     block_keys: Sequence[int]
     """Keys of the prompt's full blocks, at the first instance's block size; empty if nothing reads them."""
+    reusable_tokens: Callable[[int], int] = _has_nothing
+    """How many tokens of its prompt an instance (by number) has now, on its device and in its KV tiers."""
 
 
 @dataclass(slots=True)
@@ -105,8 +111,8 @@ class Router(Protocol):
 
     reads: frozenset[str]
     """The columns of the view that it uses (``"waiting"``, ``"running"``, ``"outstanding"``, ``"kv_used_blocks"``) and
-    ``"block_keys"`` if it uses the request's; others may be out of date. A router that reads KV use makes the engine
-    step one by one."""
+    ``"block_keys"`` or ``"reusable_tokens"`` if it uses the request's; others may be out of date. A router that reads KV
+    use or reusable tokens makes the engine step one by one."""
 
     def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
         """Return one of ``candidates`` (instance numbers, ascending, at least one)."""

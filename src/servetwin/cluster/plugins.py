@@ -9,7 +9,7 @@ from servetwin.cluster.tiers import check_tiers
 from servetwin.core.errors import InputError, InvariantError, unknown_name
 from servetwin.engine.base import SchedulerView
 
-READABLE = ("block_keys", "kv_used_blocks", "outstanding", "running", "waiting")
+READABLE = ("block_keys", "kv_used_blocks", "outstanding", "reusable_tokens", "running", "waiting")
 
 
 def check_plugins(

@@ -1,8 +1,8 @@
 """The event loop: arrivals, routing, the steps of all instances, and what a request's end releases.
 
 What steps by itself is a *unit*: an instance, or a group of them in lockstep or with a pipeline. Equal times are served
-in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, step ends and wake-ups (by
-unit), control events.
+in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, recalls from tiers (by row), step ends and
+wake-ups (by unit), control events.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from servetwin.cluster.base import (
     Router,
     SimulationOutcome,
 )
-from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, LANDING, STEP, Handovers, link_records
+from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, LANDING, RECALL, STEP, Handovers, link_records
 from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
@@ -34,6 +34,7 @@ from servetwin.core.units import NS_PER_S
 from servetwin.engine.admission import rejection_reason
 from servetwin.engine.base import NOT_YET, REJECTED, RequestLog
 from servetwin.engine.instance import FAR_NS, Instance
+from servetwin.engine.recalls import land_recall
 from servetwin.engine.request import Request
 from servetwin.workload.base import DistinctContents, Workload
 from servetwin.workload.coarse import keys_of
@@ -119,8 +120,9 @@ class _Loop:
         first_ns = min(int(known.min()) + delay_ns if len(known) else NS_PER_S, NS_PER_S)
         self.disaggregation = disaggregation
         self.routing = Routing(workload, specs, router, staleness_ns, disaggregation)
-        reads_kv = "kv_used_blocks" in self.routing.reads and len(specs) > 1
+        reads_kv = bool(self.routing.reads & {"kv_used_blocks", "reusable_tokens"}) and len(specs) > 1
         self.tiers = ClusterTiers(specs, self.contents)
+        self._recalls_apart = any(own is not None and own.loads_apart for own in self.tiers.of)
         self.units, self.instances = make_units(
             specs,
             self.requests,
@@ -130,6 +132,7 @@ class _Loop:
             disaggregation=disaggregation,
             tiers=self.tiers.of,
         )
+        self.routing.reusable_tokens = self._reusable_tokens
         self._unit_of = [number for number, unit in enumerate(self.units) for _ in members(unit)]
         self.events: list[tuple[int, int, int]] = []
         self.releases = Releases(workload, front_end or FrontEnd(), self._release)
@@ -255,6 +258,9 @@ class _Loop:
                 if self._handovers.due_ns == now_ns:
                     self._now_ns = now_ns
                     self._handovers.land(now_ns)
+            elif kind == RECALL:
+                self._now_ns = now_ns
+                self._land_recall(number, now_ns)
             elif now_ns == FAR_NS:
                 self._now_ns = max(last_ns, self._now_ns)
                 return
@@ -290,6 +296,8 @@ class _Loop:
             for instance in members(unit):
                 if instance.reserved:
                     self._handovers.begin(instance, now_ns)
+        if self._recalls_apart:
+            self._expect_recalls(unit)
         if self.routing.watches_steps:
             for instance in members(unit):
                 self.routing.look_at(instance)
@@ -307,6 +315,19 @@ class _Loop:
                     for _ in instance.handed_over:
                         self.routing.left(instance.number)
                 self._handovers.take(instance, now_ns)
+
+    def _expect_recalls(self, unit: Unit) -> None:
+        """Have an event for each recall that has begun and that no step waits for."""
+        for instance in members(unit):
+            if instance.tiers is not None and instance.tiers.started:
+                for end_ns, row in instance.tiers.started:
+                    heapq.heappush(self.events, (end_ns, RECALL, row))
+                instance.tiers.started.clear()
+
+    def _land_recall(self, row: int, now_ns: int) -> None:
+        number = self.requests.instance[row]
+        land_recall(self.instances[number], row, now_ns)
+        self._notify(number, now_ns)
 
     def _cut_all(self, now_ns: int) -> None:
         for number, unit in enumerate(self.units):
@@ -381,6 +402,17 @@ class _Loop:
     def _choose_decode(self, row: int, now_ns: int) -> int | None:
         """Return the instance that computes the output of a row whose prompt is computed."""
         return self.routing.choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
+
+    def _reusable_tokens(self, row: int, now_ns: int, number: int) -> int:
+        """Return how many tokens of a row's prompt an instance has, on its device and in its tiers."""
+        instance = self.instances[number]
+        if not instance.settings.enable_prefix_caching:
+            return 0
+        request = Request(row, (), int(self.workload.prompt_tokens[row]), 1)
+        request.keys = keys_of(self.contents, row, instance.settings.block_size)
+        on_device = len(instance.cache.lookup(request)) * instance.settings.block_size
+        tiers = instance.tiers
+        return on_device + (tiers.found(request, on_device, now_ns) if tiers is not None else 0)
 
     def _came_to_decode(self, number: int, now_ns: int) -> None:
         if self.routing.watches_ends:

@@ -29,8 +29,9 @@ from servetwin.engine.cohort import DecodeCohort
 from servetwin.engine.handover import admit_remote, hand_over
 from servetwin.engine.orderings import FirstComeFirstServed
 from servetwin.engine.queues import FifoQueue, KeyedQueue
+from servetwin.engine.recalls import admit_recalled, load_apart
 from servetwin.engine.records import log_span, log_steps, write_rows
-from servetwin.engine.request import LOCAL, Request
+from servetwin.engine.request import LOCAL, RECALLED, Request
 from servetwin.engine.running_order import schedule_in_order
 from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
 from servetwin.engine.tiers import InstanceTiers
@@ -432,6 +433,13 @@ class Instance:
             request = waiting[0]
             if request.arrival_ns > self._known_ns:
                 break
+            if request.remote == RECALLED:
+                tokens = admit_recalled(self, request, budget, chunk, now_ns)
+                if not tokens:
+                    break
+                seats -= 1
+                budget -= tokens
+                continue
             if request.remote:
                 if not admit_remote(self, request, now_ns):
                     break
@@ -442,6 +450,10 @@ class Instance:
             hits = cache.lookup(request) if caching else ()
             found = len(hits) * self.block_size
             recalled = tiers.found(request, found, now_ns) if tiers is not None else 0
+            if recalled and tiers is not None and tiers.loads_apart:
+                if not load_apart(self, request, hits, recalled, now_ns):
+                    break
+                continue
             computed = found + recalled
             tokens = request.known_tokens - computed
             if longest_chunk and tokens > longest_chunk:

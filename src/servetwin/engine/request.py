@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from servetwin.engine.prefix_cache import Block
     from servetwin.engine.prefix_runs import Run
 
-LOCAL, WANTED, LOADING, LANDED = range(4)
-"""Where a request's KV comes from: it is computed here, or comes from elsewhere (and how far that is)."""
+LOCAL, WANTED, LOADING, LANDED, RECALLED = range(5)
+"""Where a request's KV comes from: it is computed here, or comes from another instance or from tiers (and how far
+that is)."""
 
 NO_KEYS: Sequence[int] = ()
 NO_BLOCKS: list[Block] = []
@@ -44,7 +45,7 @@ class Request:
     base, start_round, finish_round, lane
         In the cohort: its context is ``base`` + the cohort's rounds; when it came, when it will finish, which cohort.
     remote
-        Whether its prompt's KV comes from another instance: no, wanted, loading, landed.
+        Whether KV comes from another instance: no, wanted, loading, landed; or has come from tiers.
     chunk_keys, saved_chunks
         Where there are KV tiers: keys of its chunks, and how many of the first ones it has saved since its admission.
     in_flight

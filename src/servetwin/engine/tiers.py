@@ -1,8 +1,8 @@
 """KV tiers below the device, as an instance uses them: what a waiting request finds there, and what steps save.
 
 A request that is let in recalls the whole chunks with which it begins, as far as the device has not got their blocks.
-With ``load: blocking`` the step that lets it in begins to compute when all its recalls have come (`Instance.ready_ns`).
-When a step ends, what was recalled is held by the faster tiers, too, and chunks that it has completed are saved.
+With ``load: blocking`` the step that lets it in begins to compute when all its recalls have come (`Instance.ready_ns`);
+else see `servetwin.engine.recalls`. When a step ends, what was recalled is held by the faster tiers, too, and chunks that it has completed are saved.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from servetwin.engine.recalls import Loading
 from servetwin.engine.request import NO_KEYS, Request
 from servetwin.memory.tiers import Recall, TimedTiers
 from servetwin.workload.base import Contents
@@ -40,8 +41,13 @@ class InstanceTiers:
         self.saves_all = tiers.spec.saves == "all"
         self.cuts_runs = shared and self.saves_all
         """Whether a run must end with the step that completes a chunk, because others can see it."""
+        self.loads_apart = tiers.spec.load == "async"
         self.recalls: list[Recall] = []
-        """Of the present step."""
+        """Of the present step, which waits for them."""
+        self.loading: dict[int, Loading] = {}
+        """By row: recalls that no step waits for, until their request is let in."""
+        self.started: list[tuple[int, int]] = []
+        """Of these, when the new ones will have come, and the row: what the cluster has not taken on yet."""
         self._contents = contents
         self._asked_ns = 0
 
@@ -74,13 +80,17 @@ class InstanceTiers:
 
     def recall(self, instance: Instance, request: Request, device_tokens: int, now_ns: int) -> None:
         """Read for a request that was let in what `found` has found; the step waits for it."""
+        recall, end_ns = self.read(instance, request, device_tokens, now_ns)
+        if recall.parts:
+            instance.ready_ns = max(instance.ready_ns, end_ns)
+            self.recalls.append(recall)
+
+    def read(self, instance: Instance, request: Request, device_tokens: int, now_ns: int) -> tuple[Recall, int]:
+        """Read what `found` has found, and write it down; return it, and when it has come. Lookups hold the step up."""
         request.saved_chunks = 0
-        first = device_tokens // self.chunk_tokens
-        recall, self._asked_ns, ends_ns = self._read(request, first, now_ns)
-        instance.ready_ns = max(instance.ready_ns, self._asked_ns, *ends_ns)
-        if not recall.parts:
-            return
-        self.recalls.append(recall)
+        first, keys = device_tokens // self.chunk_tokens, self._wanted_keys(request)
+        recall, self._asked_ns, ends_ns = self.tiers.recall(keys, first, now_ns, self._asked_ns)
+        instance.ready_ns = max(instance.ready_ns, self._asked_ns)
         log = instance.log
         for part, end_ns in zip(recall.parts, ends_ns, strict=True):
             behind = (part.first + part.count) * self.chunk_tokens
@@ -90,9 +100,7 @@ class InstanceTiers:
             log.recall_ns.append(now_ns)
             log.recalled_ns.append(end_ns)
             device_tokens = behind
-
-    def _read(self, request: Request, first: int, now_ns: int) -> tuple[Recall, int, list[int]]:
-        return self.tiers.recall(self._wanted_keys(request), first, now_ns, self._asked_ns)
+        return recall, max(ends_ns, default=now_ns)
 
     # The end of a step ----------------------------------------------------------------------------------------
 

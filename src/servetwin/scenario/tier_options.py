@@ -64,8 +64,10 @@ class TiersOptions(Options):
         "prompt",
         description="Which complete chunks are written: of `prompt`s (LMCache), or of generated tokens, too (`all`).",
     )
-    load: Literal["blocking"] = Field(
-        "blocking", description="`blocking`: the step that lets a request in waits for its recall (LMCache)."
+    load: Literal["blocking", "async"] = Field(
+        "blocking",
+        description="`blocking`: the step that lets a request in waits for its recall (LMCache); `async`: the request "
+        "waits with its blocks, and steps go on without it (vLLM's OffloadingConnector).",
     )
     instant_writes: bool = Field(
         False, description="Whether writes take no time (LLMServingSim). They never hold a step up."

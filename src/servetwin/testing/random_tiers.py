@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from servetwin.cluster.base import InstanceSpec
+from servetwin.cluster.base import InstanceSpec, routers
 from servetwin.memory.tiers import TierDevice, TierSpec, TiersSpec, evictions
 from servetwin.testing.random_disaggregation import random_disaggregated_scenario
 from servetwin.testing.random_groups import random_group_scenario
@@ -28,6 +28,8 @@ def random_tiered_scenario(seed: int) -> RandomScenario:
     if rng.random() < 0.7:
         workload.contents = ListedTokens(random_tokens(rng, lengths))
     longest = int(lengths.max()) if rng.random() < 0.7 else None
+    if rng.random() < 0.25:
+        scenario = replace(scenario, make_router=lambda: routers.get("tier_aware")(seed=0, min_tokens=1, imbalance=2))
     return replace(scenario, instances=_with_tiers(rng, scenario.instances, longest))
 
 
@@ -95,6 +97,7 @@ def _random_tiers(rng: np.random.Generator, block_size: int) -> TiersSpec:
         chunk_tokens=chunk_tokens,
         write="back" if rng.random() < 0.4 else "through",
         saves="all" if rng.random() < 0.5 else "prompt",
+        load="async" if rng.random() < 0.4 else "blocking",
         instant_writes=bool(rng.random() < 0.4),
         promote=bool(rng.random() < 0.7),
     )

@@ -22,7 +22,7 @@ from servetwin.testing.stepwise_tiers import make_tiers
 from servetwin.testing.stepwise_unit import StepwiseUnit
 from servetwin.workload.base import NO_PARENT, DistinctContents, Workload
 
-ARRIVAL, HANDOVER, LANDING, UNIT = range(4)
+ARRIVAL, HANDOVER, LANDING, RECALL, UNIT = range(5)
 
 
 @dataclass(slots=True)
@@ -116,6 +116,10 @@ class _StepwiseLoop:
                 self._come_to_decode(self.requests[number], now_ns)
             elif kind == LANDING:
                 self._land(now_ns)
+            elif kind == RECALL:
+                instance = self.instances[self.requests[number].instance]
+                instance.land_recall(self.requests[number], now_ns)
+                self._notify(instance, now_ns)
             else:
                 self._look_at(number, now_ns)
         left = [request.row for request in self.requests if request.state == "unfinished"]
@@ -261,6 +265,9 @@ class _StepwiseLoop:
             self._look_later(number, end_ns)
         for rank in unit.ranks:
             self._take_on(rank, now_ns)
+            for landing_ns, request in rank.started:
+                heapq.heappush(self.events, (landing_ns, RECALL, request.row))
+            rank.started = []
 
 
 def _units(instances: Sequence[StepwiseInstance], first_poll_ns: int) -> list[StepwiseUnit]:

@@ -71,6 +71,8 @@ class StepwiseInstance:
         """When the batch that is being put together has all it recalls from tiers."""
         self.asked_ns = 0
         self.recalls: list[Recall] = []
+        self.started: list[tuple[int, StepwiseRequest]] = []
+        """When recalls that no step waits for will have come, and for whom."""
         self.recalled: list[tuple[int, int, int, int, int]] = []
         """Request, tier, tokens, when, and when they were there."""
         settings = spec.settings
@@ -207,6 +209,8 @@ class StepwiseInstance:
                 goes_on = self._reserve(request, now_ns)
             elif request.remote == "landed":
                 goes_on = self._admit_landed(request, now_ns)
+            elif request.remote == "recalled":
+                goes_on = self._admit_recalled(request, now_ns, chunk)
             else:
                 goes_on = self._admit_local(request, now_ns, chunk)
             if not goes_on:
@@ -219,6 +223,8 @@ class StepwiseInstance:
         found = on_device
         if self.tiers is not None:
             found += self.tiers.found(request, on_device, now_ns)
+            if found > on_device and self.tiers.spec.load == "async":
+                return self._load(request, hits, found, now_ns)
         tokens = request.known_tokens - found
         if not chunk and tokens > self.budget:
             return False
@@ -229,15 +235,65 @@ class StepwiseInstance:
             return False
         if not self.cache.allocate(request, hits, found + tokens):
             return False
+        self._recall(request, on_device, now_ns)
+        self._note_admission(request, on_device, found, now_ns)
+        self._enter(request, found, tokens)
+        return True
+
+    def _note_admission(self, request: StepwiseRequest, on_device: int, found: int, now_ns: int) -> None:
         if request.first_scheduled_ns >= 0:
             self.readmissions.append((now_ns, request.row))
         else:
             request.first_scheduled_ns = now_ns
             request.cached_tokens = on_device
-        self._recall(request, on_device, now_ns)
         request.recomputed_tokens += max(0, request.computed_before_preemption - found)
         request.computed_before_preemption = 0
-        self._enter(request, found, tokens)
+
+    def _load(self, request: StepwiseRequest, hits: list[int], found: int, now_ns: int) -> bool:
+        """Give a request blocks for what comes from the tiers while steps go on; it takes no seat and no budget."""
+        assert self.tiers is not None
+        held = request.known_tokens if self.settings.scheduler_reserve_full_isl else found
+        if self.cache.missing(request, hits, held) > len(self.cache.free):
+            return False
+        self.cache.reserve(request, hits, found)
+        self.waiting.pop(0)
+        self.num_loading += 1
+        request.remote = "loading"
+        request.saved_chunks = 0
+        request.computed = found
+        request.on_device = len(hits) * self.settings.block_size
+        recall, self.asked_ns, parts = self.tiers.recall(request, request.on_device, now_ns, self.asked_ns)
+        self.ready_ns = max(self.ready_ns, self.asked_ns)
+        request.recall = recall
+        self.recalled += [(request.row, tier, tokens, now_ns, end_ns) for tier, tokens, end_ns in parts]
+        self.started.append((max(end_ns for _, _, end_ns in parts), request))
+        return True
+
+    def land_recall(self, request: StepwiseRequest, now_ns: int) -> None:
+        """Put a request whose KV has come from the tiers back where it stood in the queue."""
+        assert self.tiers is not None
+        assert request.recall is not None
+        self.tiers.finish_recall(request.recall, now_ns)
+        request.remote = "recalled"
+        self.num_loading -= 1
+        self.cache.register(request, request.computed)
+        self.enqueue(request)
+
+    def _admit_recalled(self, request: StepwiseRequest, now_ns: int, chunk: bool) -> bool:
+        """Let a request run whose KV has come from the tiers."""
+        tokens = request.known_tokens - request.computed
+        if not chunk and tokens > self.budget:
+            return False
+        if chunk:
+            tokens = min(self._cap(tokens), self.budget)
+        whole = self.cache.missing(request, [], request.known_tokens)
+        if self.settings.scheduler_reserve_full_isl and whole > len(self.cache.free):
+            return False
+        if not self.cache.allocate(request, [], request.computed + tokens):
+            return False
+        request.remote = ""
+        self._note_admission(request, request.on_device, request.computed, now_ns)
+        self._enter(request, request.computed, tokens)
         return True
 
     def _recall(self, request: StepwiseRequest, on_device: int, now_ns: int) -> None:
