@@ -71,7 +71,7 @@ class InstanceTiers:
 
     def _know_keys(self, request: Request) -> None:
         if request.chunk_keys is NO_KEYS:
-            request.chunk_keys = keys_of(self._contents, request.row, self.chunk_tokens)
+            request.chunk_keys = list(keys_of(self._contents, request.row, self.chunk_tokens))
 
     def landed(self, request: Request) -> None:
         """Take note of a request whose prompt another instance has computed: that one saves it."""

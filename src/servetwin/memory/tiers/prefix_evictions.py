@@ -61,36 +61,42 @@ class _PrefixEviction:
     def _is_next(self, rank: Rank, key: int) -> bool:
         return key in self._tree.before and key not in self._tree.followers and rank == self._rank(key)
 
-    def victim(self, pinned: Container[int], incoming: int) -> int | None:
-        """Return the leaf of the smallest rank that is not pinned."""
-        kept = []
-        found = None
-        while self._leaves and found is None:
+    def victims(self, pinned: Container[int], incoming: Sequence[int]) -> list[tuple[int, int]]:
+        """Give up a leaf of the smallest rank that is not pinned for each chunk that comes, one by one."""
+        kept: list[tuple[Rank, int]] = []
+        gone: list[tuple[int, int]] = []
+        while self._leaves and len(gone) < len(incoming):
             entry = heapq.heappop(self._leaves)
             if not self._is_next(*entry):
                 continue
             if entry[1] in pinned:
                 kept.append(entry)
             else:
-                found = entry[1]
+                self._give_up_from(entry[1], pinned, len(incoming), gone)
         for entry in kept:
             heapq.heappush(self._leaves, entry)
-        if found is not None:
-            self._leave(found)
-        return found
+        return gone
 
-    def _leave(self, key: int) -> None:
-        """Leave what was noted at a chunk to the one before it, which may be a leaf now."""
-        latest, uses = self._latest.pop(key, 0), self._uses.pop(key, 0)
-        before = self._tree.before[key]
-        if before not in self._tree.before:
-            return
-        if latest > self._latest.get(before, 0):
-            self._latest[before] = latest
-        if uses:
-            self._count(before, uses)
-        if self._tree.followers[before] == 1:
-            self._push(before)
+    def _give_up_from(self, key: int, pinned: Container[int], wanted: int, gone: list[tuple[int, int]]) -> None:
+        """Give up a leaf, and those before it as long as each is the next to go: without the heap, which is slower."""
+        tree, leaves = self._tree, self._leaves
+        while True:
+            before = tree.remove(key)
+            gone.append((before, key))
+            latest, uses = self._latest.pop(key, 0), self._uses.pop(key, 0)
+            if before not in tree.before:
+                return
+            if latest > self._latest.get(before, 0):
+                self._latest[before] = latest
+            if uses:
+                self._count(before, uses)
+            if before in tree.followers:
+                return
+            entry = (self._rank(before), before)
+            if len(gone) == wanted or before in pinned or (leaves and leaves[0] < entry):
+                heapq.heappush(leaves, entry)
+                return
+            key = before
 
 
 @evictions.register("lru")
