@@ -79,24 +79,36 @@ class _PrefixEviction:
 
     def _give_up_from(self, key: int, pinned: Container[int], wanted: int, gone: list[tuple[int, int]]) -> None:
         """Give up a leaf, and those before it as long as each is the next to go: without the heap, which is slower."""
-        tree, leaves = self._tree, self._leaves
+        tree, leaves, noted, counted = self._tree, self._leaves, self._latest, self._uses
+        held, followers = tree.before, tree.followers
+        next_rank = leaves[0] if leaves else None
+        latest, uses = noted.pop(key, 0), counted.pop(key, 0)
         while True:
-            before = tree.remove(key)
+            before = held[key]
             gone.append((before, key))
-            latest, uses = self._latest.pop(key, 0), self._uses.pop(key, 0)
-            if before not in tree.before:
+            if followers.get(before, 0) != 1 or before not in held:
+                tree.remove(key)
+                self._leave(before, latest, uses)
                 return
-            if latest > self._latest.get(before, 0):
-                self._latest[before] = latest
-            if uses:
-                self._count(before, uses)
-            if before in tree.followers:
-                return
-            entry = (self._rank(before), before)
-            if len(gone) == wanted or before in pinned or (leaves and leaves[0] < entry):
-                heapq.heappush(leaves, entry)
+            del held[key], followers[before]  # as `ChunkTree.remove` does with a leaf, the only one behind another
+            if before in noted:
+                latest = max(latest, noted.pop(before))
+            if before in counted:
+                uses += counted.pop(before)
+            if len(gone) == wanted or before in pinned or (next_rank and next_rank < ((uses, latest), before)):
+                self._leave(before, latest, uses)
+                heapq.heappush(leaves, (self._rank(before), before))
                 return
             key = before
+
+    def _leave(self, before: int, latest: int, uses: int) -> None:
+        """Leave what was noted at and behind chunks that went to the one before them, if that is held."""
+        if before not in self._tree.before:
+            return
+        if latest > self._latest.get(before, 0):
+            self._latest[before] = latest
+        if uses:
+            self._count(before, uses)
 
 
 @evictions.register("lru")
