@@ -36,7 +36,7 @@ def tier_tokens(records: Records) -> NDArray[np.int64]:
     tokens = np.zeros(len(records), np.int64)
     for log in records.logs:
         rows = column(log.recall_request)
-        first = np.equal(column(log.recall_ns), records.first_scheduled_ns[rows])
+        first = np.less_equal(column(log.recall_ns), records.first_scheduled_ns[rows])
         np.add.at(tokens, rows[first], column(log.recall_tokens)[first])
     return tokens
 
