@@ -78,7 +78,18 @@ def test_fast_engine_equals_stepwise_engine_on_new_scenarios(seed: int) -> None:
 
 def test_random_tiered_scenarios_reach_what_they_are_for() -> None:
     """Among the scenarios are recalls from all tiers, of shared ones too, evictions, and recalls after preemptions."""
-    names = ("recalled", "deeper", "evicted", "shared", "from another", "again", "waited", "grouped", "passed on", "apart")
+    names = (
+        "recalled",
+        "deeper",
+        "evicted",
+        "shared",
+        "from another",
+        "again",
+        "waited",
+        "grouped",
+        "passed on",
+        "apart",
+    )
     reached = dict.fromkeys(names, 0)
     for seed in range(SCENARIOS):
         scenario = random_tiered_scenario(seed)

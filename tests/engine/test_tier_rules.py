@@ -47,7 +47,7 @@ def recalls_of(outcome: SimulationOutcome, number: int = 0) -> list[tuple[int, .
 
 
 def test_a_recall_takes_latency_and_whole_chunks_bytes_and_holds_its_step_up() -> None:
-    """Two of the prompt's two and a half chunks come back; the step that computes the rest begins when they are there."""
+    """Two of the prompt's two and a half chunks come back; the step that computes the rest begins when they have."""
     outcome = run(twice(), small(tiers(latency_ns=7, ns_per_byte=2)))
     assert recalls_of(outcome) == [(2, 0, 16, 200, 200 + 7 + 2 * 16)]
     assert token_times(outcome)[2] == [239 + STEP_NS, 239 + 2 * STEP_NS]
@@ -65,7 +65,9 @@ def test_blocks_on_the_device_come_first_and_a_straddling_chunk_is_read_whole() 
     own = [TOKENS[:30], TOKENS[:13], TOKENS[:30]]
     spec = small(tiers(ns_per_byte=1), blocks=10)
     other = list(range(500, 526))
-    workload = requests((0, 25, 1), (100, 13, 5), (105, 26, 1), (400, 25, 1), tokens=[own[0], TOKENS[:18], other, own[2]])
+    workload = requests(
+        (0, 25, 1), (100, 13, 5), (105, 26, 1), (400, 25, 1), tokens=[own[0], TOKENS[:18], other, own[2]]
+    )
     outcome = run(workload, spec)
     (recall,) = [recall for recall in recalls_of(outcome) if recall[0] == 3]
     cached = outcome.requests.cached_tokens[3]
@@ -155,7 +157,7 @@ def test_an_infinite_tier_has_every_chunk_that_was_there_before() -> None:
     """With the first prompt's end before the next one's begin, hits are those of a set of all prefixes so far."""
     rng = np.random.default_rng(5)
     stems = [rng.integers(0, 9, 64).tolist() for _ in range(3)]
-    prompts = [stems[int(rng.integers(3))][: int(rng.integers(9, 64))] + [10] for _ in range(40)]
+    prompts = [[*stems[int(rng.integers(3))][: int(rng.integers(9, 64))], 10] for _ in range(40)]
     workload = requests(*[(i * 5000, len(p), 1) for i, p in enumerate(prompts)], tokens=prompts)
     outcome = run(workload, small(tiers(), blocks=17))
     seen: set[tuple[int, ...]] = set()
@@ -184,10 +186,32 @@ def test_steps_go_on_while_a_recall_is_under_way() -> None:
     tokens = [TOKENS[:22], list(range(200, 237)), TOKENS[:22], list(range(300, 310))]
     workload = requests((0, 20, 2), (100, 35, 2), (200, 20, 2), (200, 4, 6), tokens=tokens)
     waits, goes_on = (
-        run(workload, small(tiers(latency_ns=33, load=load, saves="prompt"), blocks=9)) for load in ("blocking", "async")
+        run(workload, small(tiers(latency_ns=33, load=load, saves="prompt"), blocks=9))
+        for load in ("blocking", "async")
     )
     assert recalls_of(waits) == recalls_of(goes_on) == [(2, 0, 16, 200, 233)]
     assert token_times(waits)[2:] == [[243, 253], [243, 253, 263, 273, 283, 293]]
     assert token_times(goes_on)[2:] == [[250, 260], [210, 220, 230, 240, 250, 260]]
     assert goes_on.requests.first_scheduled_ns[2] == 240
     assert goes_on.logs[0].kv_used_blocks[-6] > 4
+
+
+def test_a_preempted_request_is_swapped_out_and_comes_back() -> None:
+    """Its whole chunks are written while the step waits, and read when it is let in again: less is computed again."""
+    tokens = [TOKENS[:60], list(range(200, 260))]
+    workload = requests((0, 16, 40), (0, 16, 40), tokens=tokens)
+    outcomes = {
+        preempted: run(
+            workload, small(tiers(ns_per_byte=1, instant_writes=False, saves="prompt", preempted=preempted), blocks=14)
+        )
+        for preempted in ("recompute", "swap")
+    }
+    lost, swapped = outcomes["recompute"], outcomes["swap"]
+    assert sum(lost.requests.preemptions) == sum(swapped.requests.preemptions) == 1
+    assert recalls_of(swapped)[0][2] > recalls_of(lost)[0][2]
+    assert sum(swapped.requests.recomputed_tokens) < sum(lost.requests.recomputed_tokens)
+    log = swapped.logs[0]
+    waited = [
+        end - start - STEP_NS for start, end in zip(log.start_ns, log.end_ns, strict=True) if end - start > STEP_NS
+    ]
+    assert len(waited) == 2

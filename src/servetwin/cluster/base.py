@@ -111,8 +111,8 @@ class Router(Protocol):
 
     reads: frozenset[str]
     """The columns of the view that it uses (``"waiting"``, ``"running"``, ``"outstanding"``, ``"kv_used_blocks"``) and
-    ``"block_keys"`` or ``"reusable_tokens"`` if it uses the request's; others may be out of date. A router that reads KV
-    use or reusable tokens makes the engine step one by one."""
+    ``"block_keys"`` or ``"reusable_tokens"`` if it uses the request's; others may be out of date. A router that reads
+    KV use or reusable tokens makes the engine step one by one."""
 
     def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
         """Return one of ``candidates`` (instance numbers, ascending, at least one)."""

@@ -1,8 +1,8 @@
 """The event loop: arrivals, routing, the steps of all instances, and what a request's end releases.
 
-What steps by itself is a *unit*: an instance, or a group of them in lockstep or with a pipeline. Equal times are served
-in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, recalls from tiers (by row), step ends and
-wake-ups (by unit), control events.
+What steps by itself is a *unit*: an instance, or a group of them in lockstep or with a pipeline. Equal times are
+served in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, recalls from tiers (by
+row), step ends and wake-ups (by unit), control events.
 """
 
 from __future__ import annotations

@@ -27,15 +27,14 @@ class ClusterTiers:
         self._specs = specs
         users = Counter(part for spec in specs for part in _parts(spec))
         self.shared = any(count > 1 for count in users.values())
-        together = TierTraffic()
+        together = TierTraffic()  # whoever looks lets all writes arrive that are due, also those of others
         self._traffic = [together if self.shared else TierTraffic() for _ in specs]
         self.of: list[InstanceTiers | None] = []
         for spec, traffic in zip(specs, self._traffic, strict=True):
             if spec.tiers is None:
                 self.of.append(None)
                 continue
-            shares = any(users[part] > 1 for part in _parts(spec))
-            self.of.append(InstanceTiers(traffic.tiers_of(spec.tiers), contents, shared=shares))
+            self.of.append(InstanceTiers(traffic.tiers_of(spec.tiers), contents, shared=self.shared))
 
     def records(self, end_ns: int) -> list[TierRecord]:
         """Return what the tiers held and answered, each once, in the order of the first instance that has it."""

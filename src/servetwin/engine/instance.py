@@ -157,9 +157,7 @@ class Instance:
         self.tiers = tiers
         self.ready_ns = 0
         """When the present step may begin to compute: when the KV has come that it recalls from tiers."""
-        self.cohort = DecodeCohort(
-            settings.block_size, extremes=self._keeps_extremes, members=self._knows_members
-        )
+        self.cohort = DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self._knows_members)
         self.longest_request = longest_request(settings)
         """Most prompt + output tokens that it can serve."""
         self.may_notice = True
@@ -300,6 +298,9 @@ class Instance:
         """
         self._known_ns = self._last_start_ns(now_ns) if self.settings.async_scheduling else now_ns
         self.start_ns = now_ns
+        if self.tiers is not None:
+            self.ready_ns = 0
+            self.tiers.begin_step(now_ns)
         while True:
             policy = self._schedule(now_ns)
             if self.decoding or self.chunks:
@@ -334,9 +335,6 @@ class Instance:
         self.decoding = False
         self.chunks = []
         self.budget = self.settings.max_num_batched_tokens
-        if self.tiers is not None:
-            self.ready_ns = 0
-            self.tiers.begin_step(now_ns)
         policy = self._only_policy or self._ask_scheduler()
         if policy.decode == "first":
             if self.prefilling:

@@ -97,6 +97,9 @@ class Rank(Instance):
     def schedule(self, now_ns: int) -> StepShape | None:
         """Schedule a batch of those who are in none; None when there is nobody to schedule."""
         self._known_ns = self.start_ns = now_ns
+        if self.tiers is not None:
+            self.ready_ns = 0
+            self.tiers.begin_step(now_ns)
         while True:
             self._schedule(now_ns)
             if self.decoding or self.chunks:

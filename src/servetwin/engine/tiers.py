@@ -2,7 +2,8 @@
 
 A request that is let in recalls the whole chunks with which it begins, as far as the device has not got their blocks.
 With ``load: blocking`` the step that lets it in begins to compute when all its recalls have come (`Instance.ready_ns`);
-else see `servetwin.engine.recalls`. When a step ends, what was recalled is held by the faster tiers, too, and chunks that it has completed are saved.
+else see `servetwin.engine.recalls`. When a step ends, what was recalled is held by the faster tiers, too, and chunks
+that it has completed are saved.
 """
 
 from __future__ import annotations
@@ -32,22 +33,23 @@ class InstanceTiers:
     contents
         Of the workload, for the keys of chunks.
     shared
-        Whether others can see what this instance saves.
+        Whether others may look at the tiers while a run goes on.
     """
 
     def __init__(self, tiers: TimedTiers, contents: Contents, *, shared: bool) -> None:
         self.tiers = tiers
         self.chunk_tokens = tiers.spec.chunk_tokens
         self.saves_all = tiers.spec.saves == "all"
-        self.cuts_runs = shared and self.saves_all
-        """Whether a run must end with the step that completes a chunk, because others can see it."""
         self.loads_apart = tiers.spec.load == "async"
+        self.cuts_runs = self.saves_all and (shared or self.loads_apart)
+        """Whether a run must end with the step that completes a chunk: others look, or recalls land, before it ends."""
         self.recalls: list[Recall] = []
         """Of the present step, which waits for them."""
         self.loading: dict[int, Loading] = {}
         """By row: recalls that no step waits for, until their request is let in."""
         self.started: list[tuple[int, int]] = []
         """Of these, when the new ones will have come, and the row: what the cluster has not taken on yet."""
+        self.swaps = tiers.spec.preempted == "swap"
         self._contents = contents
         self._asked_ns = 0
 
@@ -101,6 +103,14 @@ class InstanceTiers:
             log.recalled_ns.append(end_ns)
             device_tokens = behind
         return recall, max(ends_ns, default=now_ns)
+
+    def swap_out(self, instance: Instance, request: Request) -> None:
+        """Write what a preempted request has computed to the first tier; the step waits for it."""
+        self._know_keys(request)
+        chunks = request.computed_tokens // self.chunk_tokens
+        if chunks:
+            end_ns = self.tiers.swap_out(request.chunk_keys, chunks, instance.start_ns)
+            instance.ready_ns = max(instance.ready_ns, end_ns)
 
     # The end of a step ----------------------------------------------------------------------------------------
 

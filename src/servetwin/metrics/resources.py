@@ -30,7 +30,7 @@ RESOURCE_METRICS = (
 
 
 def resource_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, Series]]:
-    """Yield kind (``"instance"``, ``"pool"``, ``"link"``, ``"tier"``), name and series of all resources; of links, those used."""
+    """Yield kind (``"instance"``, ``"pool"``, ``"link"``, ``"tier"``), name and series; of links, those used."""
     for spec, scope in zip(records.instances, records.scopes, strict=True):
         yield "instance", spec.name, _series(records, grid, scope)
     if len(records.pools) > 1:

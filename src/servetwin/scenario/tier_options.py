@@ -73,6 +73,11 @@ class TiersOptions(Options):
         False, description="Whether writes take no time (LLMServingSim). They never hold a step up."
     )
     promote: bool = Field(True, description="Whether what was recalled is held by the faster tiers, too.")
+    preempted: Literal["recompute", "swap"] = Field(
+        "recompute",
+        description="What becomes of a preempted request's KV: lost (vLLM V1), or `swap`: its whole chunks are written "
+        "to the first tier, the step waits for that, and they are recalled when it comes back.",
+    )
     instances_per_node: int | None = Field(
         None,
         ge=1,

@@ -81,7 +81,9 @@ class _Builder:
     def tiers(self, spec: InstanceSpec, replica: Replica) -> TiersSpec:
         """Return the tiers of the next instance."""
         if not replica.engine.enable_prefix_caching:
-            message = "KV tiers need enable_prefix_caching (prompts are found by prefix): turn it on, or leave tiers out"
+            message = (
+                "KV tiers need enable_prefix_caching (prompts are found by prefix): turn it on, or leave tiers out"
+            )
             raise InputError(message, where=f"{replica.where}.engine.enable_prefix_caching")
         if not spec.kv_bytes_per_block:
             raise InputError("KV tiers need to know the size of KV; name a model", where=f"{replica.where}.model")
@@ -108,6 +110,7 @@ class _Builder:
             load=options.load,
             instant_writes=options.instant_writes,
             promote=options.promote,
+            preempted=options.preempted,
         )
 
     def _check_alike(self, replica: Replica, kv: tuple[int, int, str | None]) -> None:

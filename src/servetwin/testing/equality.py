@@ -56,7 +56,9 @@ def _tier_differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[st
         for name in record.log.columns:
             a, b = list(getattr(record.log, name)), list(getattr(other, name))
             if a != b:
-                found.append(f"tier {record.tier.name!r} of instances {record.instances}: {name}: fast {a}, stepwise {b}")
+                found.append(
+                    f"tier {record.tier.name!r} of instances {record.instances}: {name}: fast {a}, stepwise {b}"
+                )
     return found
 
 

@@ -19,9 +19,7 @@ def random_tiered_scenario(seed: int) -> RandomScenario:
     """Return the random scenario with tiers number ``seed``."""
     rng = np.random.default_rng([seed, 3])
     kind = str(rng.choice(["plain", "plain", "grouped", "disaggregated"]))
-    make = {"grouped": random_group_scenario, "disaggregated": random_disaggregated_scenario}.get(
-        kind, random_scenario
-    )
+    make = {"grouped": random_group_scenario, "disaggregated": random_disaggregated_scenario}.get(kind, random_scenario)
     scenario = make(int(rng.integers(2**40)))
     workload = scenario.workload
     lengths = workload.prompt_tokens + workload.output_tokens
@@ -62,7 +60,7 @@ def _share(rng: np.random.Generator, own: TiersSpec, common: TiersSpec) -> Tiers
     how = rng.random()
     if how < 0.4:
         return common
-    if how < 0.6 and own.chunk_tokens == common.chunk_tokens:
+    if how < 0.6 and own is not common and own.chunk_tokens == common.chunk_tokens:
         devices = (*own.devices, common.devices[-1] if rng.random() < 0.5 else own.devices[0])
         return replace(own, tiers=(*own.tiers, common.tiers[-1]), devices=devices)
     if how < 0.7:
@@ -85,7 +83,7 @@ def _random_tiers(rng: np.random.Generator, block_size: int) -> TiersSpec:
             TierSpec(
                 name=f"tier {number}",
                 kind=str(rng.choice(KINDS)),
-                capacity_chunks=None if rng.random() < 0.2 else int(rng.choice([1, 3, 8, 30, 100])),
+                capacity_chunks=None if rng.random() < 0.2 + 0.4 * number else int(rng.choice([1, 3, 8, 30, 100])),
                 chunk_bytes=chunk_tokens,
                 lookup_ns=int(rng.choice([0, 0, 1, 40])),
                 eviction=str(rng.choice(evictions.names())),
@@ -97,6 +95,7 @@ def _random_tiers(rng: np.random.Generator, block_size: int) -> TiersSpec:
         chunk_tokens=chunk_tokens,
         write="back" if rng.random() < 0.4 else "through",
         saves="all" if rng.random() < 0.5 else "prompt",
+        preempted="swap" if rng.random() < 0.4 else "recompute",
         load="async" if rng.random() < 0.4 else "blocking",
         instant_writes=bool(rng.random() < 0.4),
         promote=bool(rng.random() < 0.7),

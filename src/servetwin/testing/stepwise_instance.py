@@ -110,14 +110,17 @@ class StepwiseInstance:
         key = self.spec.ordering.key(request.came_ns, request.priority, request.prompt_tokens)
         bisect.insort(self.waiting, (key, request.row, request), key=lambda item: item[:2])
 
+    def begin_step(self, now_ns: int) -> None:
+        """Begin to put a batch together; it may take several attempts."""
+        self.ready_ns, self.asked_ns = 0, now_ns
+        self.recalls = []
+
     def schedule(self, now_ns: int, known_ns: int) -> bool:
         """Choose the next batch among the requests known at ``known_ns``; return whether there is one."""
         self.scheduled = {}
         self.preempted = False
         self.short_of_blocks = False
         self.known_ns = known_ns
-        self.ready_ns, self.asked_ns = 0, now_ns
-        self.recalls = []
         self.budget = self.settings.max_num_batched_tokens
         prefilling = sum(request.prefilling for request in self.running)
         policy = self.spec.scheduler.plan(
@@ -192,6 +195,8 @@ class StepwiseInstance:
         self.fruitless_preemptions += 1
         if self.fruitless_preemptions > MOST_FRUITLESS_PREEMPTIONS:
             raise StuckError(f"{MOST_FRUITLESS_PREEMPTIONS} preemptions without one token in between")
+        if self.tiers is not None and self.tiers.spec.preempted == "swap":
+            self.ready_ns = max(self.ready_ns, self.tiers.swap_out(victim, now_ns))
         self.cache.release(victim.blocks)
         victim.preemptions += 1
         victim.computed_before_preemption = max(victim.computed, victim.computed_before_preemption)

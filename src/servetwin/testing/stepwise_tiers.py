@@ -103,16 +103,24 @@ class StepwiseTiers:
             for write in self.hierarchy.save(keys, len(keys)):
                 self.write(write, now_ns)
 
-    def write(self, write: Write, now_ns: int) -> None:
-        """Let chunks travel to a tier."""
+    def swap_out(self, request: StepwiseRequest, now_ns: int) -> int:
+        """Write what a preempted request has computed to the first tier; return when that is done."""
+        self.common.arrive(now_ns)
+        keys = self.keys(request, request.computed)
+        ends = [self.write(write, now_ns) for write in self.hierarchy.save(keys, len(keys)) if write.tier == 0]
+        return max(ends, default=now_ns)
+
+    def write(self, write: Write, now_ns: int) -> int:
+        """Let chunks travel to a tier; return when they arrive."""
         if self.spec.instant_writes:
             for further in self.hierarchy.finish_write(write, now_ns):
                 self.write(further, now_ns)
-            return
+            return now_ns
         device = self.spec.devices[write.tier]
         start_ns = max(now_ns, self.common.writes_until_ns.get(device, 0))
         self.common.writes_until_ns[device] = start_ns + device.duration_ns(write.num_bytes)
         self.common.under_way.append((self.common.writes_until_ns[device], self, write))
+        return self.common.writes_until_ns[device]
 
 
 def make_tiers(specs: Sequence[TiersSpec | None], contents: Contents) -> list[StepwiseTiers | None]:

@@ -86,6 +86,7 @@ class StepwiseUnit:
     def _schedule_rank(self, rank: StepwiseInstance, now_ns: int) -> bool:
         """Let a rank schedule a batch; with nothing in flight it tries again where it only preempted somebody."""
         known_ns = self._known_ns(now_ns)
+        rank.begin_step(now_ns)
         while not rank.schedule(now_ns, known_ns):
             if self.waves or (not rank.preempted and known_ns == now_ns):
                 return False

@@ -62,8 +62,9 @@ class ChunkTree:
 
 
 class Eviction(Protocol):
-    """Decides which chunk a full tier gives up. It sees what is held (``tree``) and removes nothing
-    but its victims.
+    """Decides which chunks a full tier gives up.
+
+    It sees what is held (``tree``) and removes nothing but its victims.
 
     Factories take ``(tree: ChunkTree, capacity_chunks: int)`` and their own options by keyword.
     """
@@ -97,7 +98,10 @@ class Eviction(Protocol):
 
 
 def one_by_one(
-    tree: ChunkTree, victim: Callable[[Container[int], int], int | None], pinned: Container[int], incoming: Sequence[int]
+    tree: ChunkTree,
+    victim: Callable[[Container[int], int], int | None],
+    pinned: Container[int],
+    incoming: Sequence[int],
 ) -> list[tuple[int, int]]:
     """Return the victims of a policy that chooses each by itself; None from it: there are no more."""
     gone = []

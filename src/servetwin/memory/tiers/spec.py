@@ -15,6 +15,10 @@ Load: TypeAlias = Literal["blocking", "async"]
 """Whether the step that lets a request in waits for its recall, or the request waits and steps go on."""
 
 
+Preempted: TypeAlias = Literal["recompute", "swap"]
+"""What becomes of a preempted request's KV: it is lost, or its whole chunks are written to the first tier."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TierDevice:
     """What reads and writes chunks, each in a queue of its own. Whoever names the same object shares its queues.
@@ -90,6 +94,8 @@ class TiersSpec:
         been written. Writes never hold a step up.
     promote
         Whether what was recalled is held by the faster tiers, too.
+    preempted
+        What becomes of a preempted request's KV; the step that preempts it waits for a swap.
     """
 
     tiers: tuple[TierSpec, ...]
@@ -100,6 +106,7 @@ class TiersSpec:
     load: Load = "blocking"
     instant_writes: bool = False
     promote: bool = True
+    preempted: Preempted = "recompute"
 
     def check(self, block_size: int, where: str) -> None:
         """Raise if chunks are no whole blocks.
@@ -110,4 +117,6 @@ class TiersSpec:
             Naming both sizes.
         """
         if self.chunk_tokens % block_size:
-            raise InputError(f"a chunk of {self.chunk_tokens} tokens is no whole number of blocks of {block_size}", where=where)
+            raise InputError(
+                f"a chunk of {self.chunk_tokens} tokens is no whole number of blocks of {block_size}", where=where
+            )

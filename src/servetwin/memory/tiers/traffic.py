@@ -53,14 +53,15 @@ class TierTraffic:
         self._reads_until_ns[device] = end_ns
         return end_ns
 
-    def start_write(self, tiers: TimedTiers, write: Write, now_ns: int) -> None:
-        """Put a write into the queue of its tier's device."""
+    def start_write(self, tiers: TimedTiers, write: Write, now_ns: int) -> int:
+        """Put a write into the queue of its tier's device; return when it ends."""
         device = tiers.spec.devices[write.tier]
         start_ns = max(now_ns, self._writes_until_ns.get(device, 0))
         end_ns = start_ns + device.duration_ns(write.num_bytes)
         self._writes_until_ns[device] = end_ns
         heapq.heappush(self._under_way, (end_ns, self._writes, tiers, write))
         self._writes += 1
+        return end_ns
 
 
 class TimedTiers:
@@ -113,10 +114,17 @@ class TimedTiers:
         self._traffic.settle(now_ns)
         self.write(self.hierarchy.save(keys, count), now_ns)
 
-    def write(self, writes: Sequence[Write], now_ns: int) -> None:
-        """Begin writes; instant ones arrive at once, with what they push out."""
+    def swap_out(self, keys: Sequence[int], count: int, now_ns: int) -> int:
+        """Write the first ``count`` chunks of a prompt to the first tier, as far as it lacks them; return the end."""
+        self._traffic.settle(now_ns)
+        return self.write([write for write in self.hierarchy.save(keys, count) if write.tier == 0], now_ns)
+
+    def write(self, writes: Sequence[Write], now_ns: int) -> int:
+        """Begin writes, and return when the last ends; instant ones arrive at once, with what they push out."""
+        end_ns = now_ns
         for write in writes:
             if self.spec.instant_writes:
                 self.write(self.hierarchy.finish_write(write, now_ns), now_ns)
             else:
-                self._traffic.start_write(self, write, now_ns)
+                end_ns = max(end_ns, self._traffic.start_write(self, write, now_ns))
+        return end_ns

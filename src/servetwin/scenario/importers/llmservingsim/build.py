@@ -260,7 +260,9 @@ class _Builder:
             "kv_cache_dtype": None if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype,
         }
         if self._source.kv_capacity == "auto":
-            return {"gpu_memory_utilization": self._auto_share(members, model, settings, options | {"away_bytes": freed})}
+            return {
+                "gpu_memory_utilization": self._auto_share(members, model, settings, options | {"away_bytes": freed})
+            }
         capacity = lss_kv_capacity(
             model,
             instance.memory_gib,

@@ -195,7 +195,9 @@ def placement_notices(cluster: LssCluster) -> list[str]:
     said = [f"ignored, as LLMServingSim does: {', '.join(ignored)} (KV stays on the accelerator)"] if ignored else []
     elsewhere = [instance for instance in cluster.instances if not instance.placement.moves_nothing]
     if len(elsewhere) > 1:
-        said.append("instances load weights from memory devices that LLMServingSim shares; here each has them by itself")
+        said.append(
+            "instances load weights from memory devices that LLMServingSim shares; here each has them by itself"
+        )
     return said
 
 
@@ -257,11 +259,11 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _operators(given: LssPlacement, model: ModelArchitecture, names: Mapping[str, str]) -> dict[str, str]:
-    found = {name: names[given.default] for name in _ENDS}
+    found = dict.fromkeys(_ENDS, names[given.default])
     for layer, place in given.layers.items():
         if (layer == "moe") > model.is_moe or (layer in ("gate_up_proj", "down_proj") and model.is_moe):
             continue  # LSS looks up layers that there are; others never come
-        found |= {operator: names[place] for operator in _LAYERS[layer]}
+        found |= dict.fromkeys(_LAYERS[layer], names[place])
     return {operator: name for operator, name in found.items() if name != HOME or operator not in _ENDS}
 
 
