@@ -2,11 +2,14 @@
 
 from servetwin.cluster.base import (
     ClusterView,
+    Disaggregation,
     FrontEnd,
     InstanceSpec,
+    LinkRecord,
     RequestView,
     Router,
     SimulationOutcome,
+    Transfers,
     routers,
 )
 from servetwin.core.registry import Registry
@@ -40,6 +43,7 @@ __all__ = [
     "ClusterView",
     "Collectives",
     "Contents",
+    "Disaggregation",
     "EngineSettings",
     "Eviction",
     "ExecutionPlan",
@@ -51,6 +55,7 @@ __all__ = [
     "InstanceSpec",
     "LayerLoads",
     "Link",
+    "LinkRecord",
     "Ordering",
     "OverlapModel",
     "RankModel",
@@ -67,6 +72,7 @@ __all__ = [
     "StepModelBase",
     "StepPolicy",
     "StepShape",
+    "Transfers",
     "Workload",
     "WorkloadSource",
     "collectives",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from servetwin.calibrate.case import CaseResult
+from servetwin.calibrate.disaggregation_cases import disaggregation_cases
 from servetwin.calibrate.ispass_cases import FIGURE_7, kv_case, throughput_cases
 from servetwin.calibrate.lss_cases import BENCH_RUNS, bench_defaults, lss_summaries, predicted, predicted_parallel
 from servetwin.calibrate.lss_runs import LssRun
@@ -54,6 +55,14 @@ def test_predictions_of_lss_are_met_under_all_kinds_of_parallelism(reference: Pa
 def test_measured_series_are_met(reference: Path) -> None:
     """Figures 5 and 9: times of shares, WAPE beside LSS's own, mean TPOT on the TPU."""
     assert missed(throughput_cases(reference)) == []
+
+
+def test_prefill_and_decode_apart_are_met(reference: Path) -> None:
+    """Times of shares of a measured run; LLMServingSim's requests to half a percent; WAPE beside LSS's is published."""
+    measured, predicted_ = disaggregation_cases(reference)
+    assert [check.metric for check in measured.missed] == ["WAPE in 3 s bins, LLMServingSim's and ours"]
+    assert missed([predicted_]) == []
+    assert all(abs(check.error) < 0.5 for check in predicted_.checks)
 
 
 def test_measured_kv_memory_is_met(reference: Path) -> None:

@@ -54,6 +54,13 @@ def test_the_older_dialect_is_recognised_and_not_mixed(deployment: Deployment) -
         read_cluster(deployment.write(cluster_with({}, LEGACY)))
 
 
+def test_roles_are_read(deployment: Deployment) -> None:
+    """pd_type: prefill, decode, or null for both."""
+    roles = [{"pd_type": role} for role in ("prefill", "decode", None)]
+    cluster = read_cluster(deployment.write(cluster_with(*roles)))
+    assert [instance.role for instance in cluster.instances] == ["prefill", "decode", None]
+
+
 def test_a_pim_is_read_from_the_hosts_memory(deployment: Deployment) -> None:
     """Each instance has the name and the size of its node's; the first node's counts for the cluster."""
     data = cluster_with()

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from disaggregation_helpers import pool
+from engine_helpers import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servetwin.cluster.base import Disaggregation, routers
+from servetwin.cluster.kv_transfers import KvPort, KvTransfers
+from servetwin.cluster.simulation import simulate
 from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.options import MetricOptions
 from servetwin.report.distributions import cumulative, distribution
@@ -66,6 +72,23 @@ def test_instances_are_shown_only_when_there_are_several() -> None:
     """The per-instance view is there for two instances and not for one."""
     assert "<h2>Instances</h2>" in report(instances=2)
     assert "<h2>Instances</h2>" not in report(instances=1)
+
+
+def test_the_way_from_prefill_to_decode_is_shown_where_there_is_one() -> None:
+    """Where time goes, links and transfers over time, and pools; their bars have every part and every class."""
+    instances = [replace(pool(role), name=f"{role}-0", pool=role, model="m") for role in ("prefill", "decode")]
+    how = Disaggregation(routers.get("random")(seed=0), KvTransfers([KvPort(spec.name, 1e9, 1) for spec in instances]))
+    outcome = simulate(requests((0, 8, 3), (5, 9, 3)), instances, routers.get("random")(seed=0), disaggregation=how)
+    measurements = Measurements(outcome, MetricOptions())
+    text = run_report(measurements, measurements.summary(), "A run", "apart")
+    shown = {str(figure["name"]): figure["data"] for figure in figures(text)}
+    assert {"breakdown", "links", "moving"} <= set(shown)
+    assert [trace["name"] for trace in shown["breakdown"]] == [  # type: ignore[attr-defined]
+        "queue", "prefill", "hand-off and transfer", "queue at decode", "decode", "preempted"
+    ]  # fmt: skip
+    assert {tuple(trace["y"]) for trace in shown["breakdown"]} == {("all", "slowest 10 %", "slowest 1 %")}  # type: ignore[attr-defined]
+    assert "<h2>Prefill and decode</h2>" in text
+    assert "<h2>Prefill and decode</h2>" not in report()
 
 
 def test_long_series_are_thinned_out() -> None:

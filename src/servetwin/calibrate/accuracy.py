@@ -8,10 +8,12 @@ from pathlib import Path
 
 from servetwin.calibrate.case import Case, CaseResult, Check
 from servetwin.calibrate.collectives_cases import COLLECTIVES_CASES
+from servetwin.calibrate.disaggregation_cases import disaggregation_cases
 from servetwin.calibrate.energy_cases import ENERGY_CASES
 from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
 from servetwin.calibrate.kv_cases import kv_capacity_cases
 from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted, predicted_parallel
+from servetwin.calibrate.offload_cases import predicted_cxl
 from servetwin.calibrate.pim_cases import figure_10, predicted_pim
 from servetwin.calibrate.roofline_cases import ROOFLINE_CASES
 from servetwin.calibrate.tier_cases import predicted_tiers
@@ -26,12 +28,14 @@ CASES: tuple[Case, ...] = (
     predicted,
     predicted_parallel,
     predicted_tiers,
+    disaggregation_cases,
     kv_capacity_cases,
     *ROOFLINE_CASES,
     *COLLECTIVES_CASES,
     *ENERGY_CASES,
     predicted_pim,
     figure_10,
+    predicted_cxl,
 )
 
 PAGE = Path("docs/accuracy.md")

@@ -102,13 +102,13 @@ SAMPLE_PERIOD_S = 1.0265
 
 def throughput_cases(reference: Path) -> list[CaseResult]:
     """Compare the throughput of figures 5 and 9 over time."""
-    results = [_throughput(reference, case)[0] for case in (A6000_MD, A6000_SD_PC, A6000_SM)]
+    results = [throughput_case(reference, case)[0] for case in (A6000_MD, A6000_SD_PC, A6000_SM)]
     return [*results, tpu_case(reference)]
 
 
 def tpu_case(reference: Path) -> CaseResult:
     """Compare figure 9: throughput over time, and the means that were measured beside it."""
-    case, result = _throughput(reference, TPU_SD)
+    case, result = throughput_case(reference, TPU_SD)
     lines = (reference / ROOT / "figure_9" / "reference" / "SD_latency.tsv").read_text(encoding="utf-8").splitlines()
     measured = dict(zip(lines[0].split("\t"), map(float, lines[1].split("\t")), strict=True))
     means = {name: result.summary[f"{name}_s"]["mean"] * 1e3 for name in ("tpot", "itl", "ttft")}
@@ -123,7 +123,8 @@ def tpu_case(reference: Path) -> CaseResult:
     return CaseResult(case.title, [*case.checks, *checks], [*case.remarks, remark])
 
 
-def _throughput(reference: Path, case: SeriesCase) -> tuple[CaseResult, Result]:
+def throughput_case(reference: Path, case: SeriesCase) -> tuple[CaseResult, Result]:
+    """Return a run's throughput over time beside the measured one, and the run."""
     result = case.run.simulate(reference)
     folder = reference / ROOT / case.figure
     measured, lss = (_curve(folder / kind / f"{case.series}_throughput.tsv") for kind in ("reference", "parsed"))

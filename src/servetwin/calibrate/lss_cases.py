@@ -163,7 +163,7 @@ def predicted_parallel(reference: Path) -> list[CaseResult]:
 
 
 def predicted_worst(reference: Path, name: str, run: LssRun) -> CaseResult:
-    """Compare one of LLMServingSim's predictions: the worst TTFT and TPOT, and how many requests are beyond 3 %."""
+    """Return the worst requests of mode lss beside LLMServingSim's, and how many are beyond the target."""
     checks = _request_checks(reference, name, run, PARALLEL_PERCENT)
     worst = [
         max((check for check in checks if check.metric == metric), key=lambda check: abs(check.error))

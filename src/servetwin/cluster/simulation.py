@@ -119,8 +119,9 @@ class _Loop:
         known = workload.arrival_ns[workload.arrival_ns >= 0]
         first_ns = min(int(known.min()) + delay_ns if len(known) else NS_PER_S, NS_PER_S)
         self.disaggregation = disaggregation
-        self.routing = Routing(workload, specs, router, staleness_ns, disaggregation)
-        reads_kv = bool(self.routing.reads & {"kv_used_blocks", "reusable_tokens"}) and len(specs) > 1
+        self.routing = routing = Routing(workload, specs, router, staleness_ns, disaggregation)
+        self._watches_steps, self._watches_ends = routing.watches_steps, routing.watches_ends
+        reads_kv = bool(routing.reads & {"kv_used_blocks", "reusable_tokens"}) and len(specs) > 1
         self.tiers = ClusterTiers(specs, self.contents)
         self._recalls_apart = any(own is not None and own.loads_apart for own in self.tiers.of)
         self.units, self.instances = make_units(
@@ -139,6 +140,7 @@ class _Loop:
         self._now_ns = 0
         self._stepped_ns, self._stepped = -1, -1
         self._routed = False
+        self._routes = len(specs) > 1 or workload.model is not None or disaggregation is not None
         self._handovers = self._make_handovers(disaggregation) if disaggregation else None
 
     def _make_handovers(self, disaggregation: Disaggregation) -> Handovers:
@@ -298,10 +300,10 @@ class _Loop:
                     self._handovers.begin(instance, now_ns)
         if self._recalls_apart:
             self._expect_recalls(unit)
-        if self.routing.watches_steps:
+        if self._watches_steps:
             for instance in members(unit):
                 self.routing.look_at(instance)
-        elif finished and self.routing.watches_ends:
+        elif finished and self._watches_ends:
             for request in finished:
                 self.routing.left(self.requests.instance[request.row])
         if self.check_invariants:
@@ -344,7 +346,7 @@ class _Loop:
         requests, w = self.requests, self.workload
         requests.arrival_ns[row] = now_ns
         number = 0
-        if len(self.instances) > 1 or w.model is not None or self.disaggregation:
+        if self._routes:
             chosen = self._routed_to(row) if self._routed else self.routing.choose(row, now_ns, prompt_tokens)
             if chosen is None:
                 self._reject(row, self.routing.nobody(row), now_ns)
@@ -362,9 +364,10 @@ class _Loop:
         if instance.settings.enable_prefix_caching:
             request.keys = keys_of(self.contents, row, instance.settings.block_size)
         instance.waiting.push(request)
-        if self.routing.watches_ends:
+        if self._watches_ends:
             self.routing.came(number)
-        self._notify(number, now_ns)
+        if self._watches_steps or self.units[self._unit_of[number]].may_notice:
+            self._notify(number, now_ns)
 
     def _notify(self, number: int, now_ns: int) -> None:
         """Tell an instance that somebody came to it, or that it has more room."""
@@ -377,7 +380,7 @@ class _Loop:
             event_ns = unit.notice(now_ns, polls_from_ns, boundary_passed=passed)
             if event_ns is not None:
                 heapq.heappush(self.events, (event_ns, STEP, unit_number))
-        if self.routing.watches_steps:
+        if self._watches_steps:
             self.routing.look_at(instance)
 
     def _polls_from_ns(self, now_ns: int) -> int:

@@ -67,6 +67,7 @@ class Instance:
         "_keeps_extremes",
         "_known_ns",
         "_needs_draw",
+        "_needs_more",
         "_needs_prompts",
         "_only_policy",
         "_skipping",
@@ -153,6 +154,7 @@ class Instance:
         self.steps_ended = 0
         self._needs_draw = "draw" in step_model.needs
         self._needs_prompts = "decode_prompts" in step_model.needs
+        self._needs_more = bool(step_model.needs)
         self._keeps_extremes = "kv_extremes" in step_model.needs
         self.tiers = tiers
         self.ready_ns = 0
@@ -270,6 +272,8 @@ class Instance:
 
     def wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
         """Return when an idle instance notices something that comes at ``now_ns``."""
+        if now_ns < self.settings.ready_ns:
+            return self.settings.ready_ns
         poll = self.settings.idle_poll_ns
         if not poll or now_ns <= polls_from_ns:
             return max(now_ns, polls_from_ns) if poll else now_ns
@@ -507,15 +511,20 @@ class Instance:
             for request, tokens in chunks:
                 request.computed_tokens += tokens
         shape = StepShape(cohort.size, cohort.kv_tokens, prefills) if self.decoding else StepShape(0, 0, prefills)
+        if self._needs_more:
+            self._complete_shape(shape)
+        return shape
+
+    def _complete_shape(self, shape: StepShape) -> None:
+        """Add what the step model needs beyond counts and sums."""
         if self._keeps_extremes and self.decoding:
-            shape.decode_kv_max, shape.decode_kv_min = cohort.extremes()
+            shape.decode_kv_max, shape.decode_kv_min = self.cohort.extremes()
         if self._needs_draw:
             shape.draw = (self.number << DRAW_BITS) + self.steps_ended
         if self._needs_prompts and self.decoding:
             left_out = self.paused
             decoding = [r for r in self.running_order() if not r.prefilling and r not in left_out]
             shape.decode_prompts = tuple([r.prompt_tokens for r in decoding])
-        return shape
 
     def _time_step(self, now_ns: int, horizon_ns: int) -> None:
         self.planned_shape = shape = self._shape()

@@ -34,7 +34,9 @@ def log_steps(instance: Instance, steps: int) -> None:
     cache, rows = instance.cache, instance.step_rows
     decoded = instance.cohort.size if instance.decoding else 0
     tokens = instance.settings.max_num_batched_tokens - instance.budget
-    used, cached = instance.planned_blocks or (cache.num_blocks - cache.free_blocks, cache.cached_blocks)
+    used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
+    if instance.planned_blocks:
+        used, cached = instance.planned_blocks
     rows.append((instance.start_ns, instance.ends_ns[0], decoded, tokens, used, cached))
     if steps > 1:
         _log_further_steps(instance, steps, used)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -106,6 +107,7 @@ def kv_capacity(
     coefficients: Coefficients = DEFAULT_COEFFICIENTS,
     where: str | None = None,
     away_bytes: int = 0,
+    kv_here: float = 1.0,
 ) -> KvCapacity:
     """Return the KV capacity of an instance of ``tensor_parallel_size`` equal devices, as vLLM works it out.
 
@@ -130,6 +132,8 @@ def kv_capacity(
         The key's path, for messages.
     away_bytes
         Weights of one rank that lie elsewhere, less the buffers into which they are loaded.
+    kv_here
+        Part of each block that takes the device's memory, where the rest lies elsewhere.
 
     Raises
     ------
@@ -154,6 +158,7 @@ def kv_capacity(
         reserve_bytes,
         coefficients,
         away_bytes,
+        kv_here,
     )
     if not sizing.context_fits:
         raise InputError(sizing.context_message, where=where)
@@ -180,6 +185,7 @@ class Sizing:
     reserve_bytes: int | None
     coefficients: Coefficients = DEFAULT_COEFFICIENTS
     away_bytes: int = 0
+    kv_here: float = 1.0
 
     @property
     def ranks(self) -> int:
@@ -218,6 +224,7 @@ class Sizing:
         phase, parts = self._reserve()
         reserve = sum(parts.values())
         block = self.block_size * per_token // self.parallelism.decode_context  # whose ranks share a sequence's tokens
+        block = math.ceil(block * self.kv_here)
         blocks = (usable - weights - reserve) // block
         return KvCapacity(
             blocks,

@@ -41,6 +41,22 @@ class ExpertCache:
 
 
 @dataclass(frozen=True, slots=True)
+class KvElsewhere:
+    """Keys and values of a part of every request's tokens, which each step reads layer by layer.
+
+    Attributes
+    ----------
+    device
+        Where they lie.
+    share
+        Part of the tokens, above 0 and below 1.
+    """
+
+    device: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Rules of where weights lie; what no rule names stays on the accelerator.
 
@@ -52,6 +68,8 @@ class Placement:
         Device (or `HOME`) of an operator in all layers, or at the model's ends: it overrides ``layers``.
     experts
         Routed experts that are loaded on demand; None: they go with their layer.
+    kv
+        Keys and values that lie elsewhere; None: all stay.
     prefetch
         Buffers, of one layer each, into which weights are loaded ahead: vLLM's ``offload_prefetch_step``. 2: while a
         layer computes, the next one's weights travel. 0: they are loaded when the layer's turn comes.
@@ -67,6 +85,7 @@ class Placement:
     layers: Mapping[int, str] = field(default_factory=dict)
     operators: Mapping[str, str] = field(default_factory=dict)
     experts: ExpertCache | None = None
+    kv: KvElsewhere | None = None
     prefetch: int = 2
     access: Access = "copy"
     at_start: bool = False
@@ -74,8 +93,9 @@ class Placement:
 
     @property
     def moves_nothing(self) -> bool:
-        """Whether all weights stay."""
-        return not self.layers and self.experts is None and all(name == HOME for name in self.operators.values())
+        """Whether all weights, keys and values stay."""
+        away = self.layers or self.experts or self.kv
+        return not away and all(name == HOME for name in self.operators.values())
 
     def device_of(self, operator: str, layer: int | None) -> str | None:
         """Return where an operator's weights lie; None: on the accelerator."""
@@ -93,6 +113,8 @@ class PlacedWeights:
     ----------
     devices
         By name.
+    dtype, kv_cache_dtype
+        Formats of the weights and of the KV cache; None: as published.
     """
 
     architecture: ModelArchitecture
@@ -100,6 +122,21 @@ class PlacedWeights:
     placement: Placement
     devices: Mapping[str, MemoryDevice]
     dtype: str | None = None
+    kv_cache_dtype: str | None = None
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Bytes of one token's keys and values in one layer on one rank, of all that are elsewhere or not."""
+        per_token = self.architecture.kv_bytes_per_token(dtype=self.kv_cache_dtype or self.dtype, ranks=self.ranks)
+        return per_token / len(self.layers) / self.ranks.decode_context
+
+    @property
+    def kv_here(self) -> float:
+        """Part of the KV cache that takes the accelerator's memory: what stays, and buffers for one layer's rest."""
+        kv = self.placement.kv
+        if kv is None:
+            return 1.0
+        return min(1.0, 1.0 - kv.share + max(1, self.placement.prefetch) * kv.share / len(self.layers))
 
     @cached_property
     def layers(self) -> Sequence[Mapping[str, tuple[str, int]]]:
@@ -143,14 +180,22 @@ class PlacedWeights:
         return [size["experts"] for size in sizes if "experts" in size]
 
     @cached_property
-    def bytes_by_device(self) -> Mapping[str, int]:
-        """Bytes that lie on each device, of one rank."""
+    def bytes_of_layers(self) -> Mapping[str, int]:
+        """Bytes of the layers' weights that lie on each device and come with their layer, of one rank."""
         found: dict[str, int] = {}
-        places = [place for layer in self.layers for place in layer.values()]
+        for layer in self.layers:
+            for device, num_bytes in layer.values():
+                found[device] = found.get(device, 0) + num_bytes
+        return found
+
+    @cached_property
+    def bytes_by_device(self) -> Mapping[str, int]:
+        """Bytes of weights that lie on each device, of one rank."""
+        found = dict(self.bytes_of_layers)
         ends = dict(self.ends)
         if "lm_head" not in end_weight_bytes(self.architecture, self.ranks, self.dtype):
             ends.pop("lm_head", None)  # tied: it is the embedding
-        for device, num_bytes in [*places, *ends.values()]:
+        for device, num_bytes in ends.values():
             found[device] = found.get(device, 0) + num_bytes
         experts = self.placement.experts
         if experts is not None:
@@ -190,7 +235,8 @@ def check_fits(stages: Sequence[PlacedWeights], ranks_per_stage: int, where: str
         if needed > device.capacity_bytes:
             raise InputError(
                 f"the weights placed on {name!r} are {needed / GB:.2f} GB over all ranks of a replica, it holds "
-                f"{device.capacity_bytes / GB:.2f} GB; place fewer layers or experts there, or give it more capacity_gb",
+                f"{device.capacity_bytes / GB:.2f} GB; place fewer layers or experts there, or give it more "
+                "capacity_gb",
                 where=where,
             )
 

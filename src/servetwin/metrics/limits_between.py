@@ -9,10 +9,13 @@ import numpy as np
 from servetwin.cluster.base import LinkRecord
 from servetwin.core.units import NS_PER_S
 from servetwin.metrics.breakdown import breakdown_ns
-from servetwin.metrics.records import Records
+from servetwin.metrics.records import Records, column
 
 WAITING_MATTERS = 0.05
 """Share of the mean end-to-end time from which on waiting is said to limit a deployment."""
+
+_CROWDED = 0.9
+"""Share of an instance's KV blocks from which on a wait is put down to blocks rather than seats."""
 
 BACK_PRESSURE, TRANSFER = "back_pressure", "transfer"
 
@@ -78,14 +81,16 @@ def _mean_use(records: Records, link: LinkRecord) -> float:
 
 
 def _pressure_sentence(records: Records, seconds: float, share: float, held: bool) -> str:
-    moved = np.flatnonzero(records.completed & records.handed_over)
-    before = (records.transfer_ns[moved] - records.come_ns[moved]).sum(dtype=np.float64)
-    after = (records.decode_admitted_ns[moved] - records.landed_ns[moved]).sum(dtype=np.float64)
-    short_of = "KV blocks" if before >= after else "one of max_num_seqs seats, or the next step"
+    peak = max(
+        int(column(log.kv_used_blocks).max(initial=0)) / spec.settings.num_blocks
+        for log, spec in zip(records.logs, records.instances, strict=True)
+        if spec.role == "decode"
+    )
+    short_of = "KV blocks" if peak >= _CROWDED else "one of max_num_seqs seats, or the next step"
     behind = "; on the prefill side prompts wait for the blocks that they hold meanwhile" if held else ""
     return (
         f"The decode side is full: computed prompts wait {in_time(seconds)} there, {share:.0%} of the mean end-to-end "
-        f"time, most of it for {short_of}{behind}."
+        f"time, for {short_of} (KV blocks are used to {in_percent(peak)} at most){behind}."
     )
 
 

@@ -200,6 +200,8 @@ class Records:
         pools = []
         for name, members in groupby(range(len(self.instances)), lambda number: self.instances[number].pool):
             own = list(members)
+            if len(own) == len(self.instances):
+                return [(name, self.cluster)]
             prompts = np.concatenate([self.scopes[i].prompts for i in own])
             outputs = np.concatenate([self.scopes[i].outputs for i in own])
             pools.append((name, self._scope(range(own[0], own[-1] + 1), prompts, outputs)))

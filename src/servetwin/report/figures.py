@@ -13,7 +13,7 @@ from servetwin.report.page import Figure
 MAX_POINTS = 2_000
 """Points of a series in a page; longer ones are thinned out."""
 
-COLORS = ("--c1", "--c2", "--c3", "--c4")
+COLORS = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6")
 
 _AREAS = ("--c1", "--pale")
 
@@ -76,7 +76,7 @@ def lines(
     Parameters
     ----------
     series
-        Values by label, each of the shape of ``time_s``; at most four.
+        Values by label, each of the shape of ``time_s``; at most six.
     interval_s
         For how long a value holds: the last one is drawn to its end.
     rates
@@ -95,6 +95,29 @@ def lines(
         data.append(trace)
     changes.setdefault("showlegend", len(series) > 1)
     return Figure(name, title, caption, data, layout("time, s", y_title, **changes))
+
+
+def bars(
+    name: str, title: str, caption: str, rows: Sequence[str], parts: Mapping[str, NDArray[np.float64]], unit: str
+) -> Figure:
+    """Return stacked bars, one per row; ``parts`` has a value per row by label, at most six labels."""
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": label,
+            "y": list(rows),
+            "x": numbers(values),
+            "marker": {"color": color},
+            "hovertemplate": f"{label}: %{{x:.4g}} {unit}<extra></extra>",
+        }
+        for color, (label, values) in zip(COLORS, parts.items(), strict=False)
+    ]
+    y_axis = {"autorange": "reversed", "type": "category", "showgrid": False}
+    changes = {"barmode": "stack", "hovermode": "closest", "showlegend": True}
+    figure_layout = layout(unit, "", yaxis=y_axis, **changes)
+    figure_layout["legend"] = figure_layout["legend"] | {"traceorder": "normal"}
+    return Figure(name, title, caption, data, figure_layout, wide=True)
 
 
 def heat(

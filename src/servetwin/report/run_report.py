@@ -15,6 +15,7 @@ from servetwin.metrics.records import Records, latencies_s
 from servetwin.metrics.stats import Statistics
 from servetwin.metrics.tables import Table
 from servetwin.metrics.timeline import kv_blocks
+from servetwin.report.between import breakdown, links
 from servetwin.report.distributions import distribution
 from servetwin.report.energy import energy_figures, energy_section, energy_tiles
 from servetwin.report.figures import heat, lines
@@ -28,6 +29,7 @@ from servetwin.report.tables import (
     latency_table,
     number,
     percent,
+    pool_table,
     tiles,
 )
 
@@ -53,6 +55,7 @@ def run_report(
     latencies, over_time = _distributions(measurements, summary), _over_time(measurements, summary)
     several = len(summary["instances"]) > 1
     instances = [_outstanding(measurements)] if several else []
+    between = [breakdown(measurements), *links(measurements)] if measurements.records.apart else []
     energy, tiers = energy_figures(summary, power), tier_figures(measurements)
     body = [
         _incomplete(summary),
@@ -61,12 +64,14 @@ def run_report(
         latency_table(summary),
         section("Latencies", charts(latencies)) if latencies else "",
         section("Over time", charts(over_time)) if over_time else "",
+        section("Prefill and decode", charts(between) + pool_table(summary["pools"])) if between else "",
         section("KV tiers", charts(tiers) + tier_table(summary)) if "tiers" in summary else "",
         energy_section(summary, energy),
         section("Instances", charts(instances) + instance_table(summary["instances"])) if several else "",
         _notices(summary["notices"]),
     ]
-    return page(title, subtitle, "\n".join(body), [*latencies, *over_time, *tiers, *energy, *instances])
+    figures = [*latencies, *over_time, *between, *tiers, *energy, *instances]
+    return page(title, subtitle, "\n".join(body), figures)
 
 
 def _incomplete(summary: dict[str, Any]) -> str:
@@ -187,7 +192,8 @@ def _kv_percent(measurements: Measurements) -> tuple[NDArray[np.float64], NDArra
 def _outstanding(measurements: Measurements) -> Figure:
     """Return waiting + running requests of each instance over time; of very many, some evenly spread by their load."""
     table, names = measurements.resources, [spec.name for spec in measurements.records.instances]
-    metric, value = table["metric"], table["value"].astype(np.float64)
+    mine = table["kind"] == "instance"
+    metric, value = table["metric"][mine], table["value"][mine]
     load = (value[metric == "running"] + value[metric == "waiting"]).reshape(-1, len(names)).T
     shown = np.arange(len(names))
     caption = "waiting + running requests"

@@ -85,6 +85,30 @@ def instance_table(instances: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows) + note
 
 
+def pool_table(pools: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line per pool: what it did, and where its requests' time went."""
+    parts = {
+        "prefill_s": "prefill",
+        "transfer_s": "transfer",
+        "decode_queue_s": "queue at decode",
+        "decode_s": "decode",
+    }
+    header = ["Pool", "role", "instances", "prompt tokens/s", "output tokens/s", "KV peak"]
+    rows = [
+        [
+            escape(pool["name"]),
+            pool["role"],
+            number(pool["num_instances"]),
+            number(pool["throughput"]["prompt_tokens_per_s"]),
+            number(pool["throughput"]["output_tokens_per_s"]),
+            percent(pool["kv"]["peak_used_fraction"]),
+            *(duration(pool["breakdown_s"][part]) for part in parts),
+        ]
+        for pool in pools
+    ]
+    return table([*header, *parts.values()], rows) + '<p class="caption">The last four columns are means.</p>'
+
+
 def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
     """Return numbers that stand out: label, value and note of each."""
     return f'<dl class="tiles">{"".join(_tile(*entry) for entry in entries)}</dl>'

@@ -20,6 +20,8 @@ from servetwin.engine.admission import longest_request
 from servetwin.engine.base import NOT_YET, EngineSettings, Ordering, Scheduler, orderings, schedulers
 from servetwin.metrics.options import MetricOptions
 from servetwin.scenario.accounting import Accounting, build_accounting
+from servetwin.scenario.auto_placement import with_placement
+from servetwin.scenario.cold_start import ready_ns
 from servetwin.scenario.disaggregation import make_disaggregation
 from servetwin.scenario.disaggregation_options import DisaggregationOptions
 from servetwin.scenario.factories import make
@@ -61,12 +63,18 @@ class Deployment:
         """The scenario."""
         return self.loaded.scenario
 
+    @property
+    def disaggregation_options(self) -> DisaggregationOptions | None:
+        """The scenario's, or defaults; None where nothing is apart."""
+        if all(pool.role == "both" for pool in self.scenario.cluster):
+            return None
+        return self.scenario.disaggregation or DisaggregationOptions()
+
     def disaggregation(self) -> Disaggregation | None:
         """Return how requests get from prefill to decode, made anew for a run; None where nothing is apart."""
-        scenario = self.scenario
-        if all(pool.role == "both" for pool in scenario.cluster):
+        scenario, options = self.scenario, self.disaggregation_options
+        if options is None:
             return None
-        options = scenario.disaggregation or DisaggregationOptions()
         router = make_router(options.router, scenario.seed, "disaggregation.router")
         return make_disaggregation(
             options, router, self.replicas, self.instances, seconds_to_ns(scenario.output.interval_s)
@@ -115,9 +123,15 @@ def build(loaded: LoadedScenario) -> Deployment:
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
     replicas = tuple(
-        with_partition(
-            Replica(
-                pool, pool.model or scenario.model, loaded.folder, scenario.seed, allow_commands=loaded.allow_commands
+        with_placement(
+            with_partition(
+                Replica(
+                    pool,
+                    pool.model or scenario.model,
+                    loaded.folder,
+                    scenario.seed,
+                    allow_commands=loaded.allow_commands,
+                )
             )
         )
         for pool in scenario.cluster
@@ -190,6 +204,7 @@ def build_instances(replica: Replica, first_group: int = 0) -> list[InstanceSpec
         replace(
             first,
             name=f"{pool.name}-{number}-dp{rank}" if several else f"{pool.name}-{number}",
+            settings=replace(first.settings, ready_ns=ready_ns(replica, number)),
             group=first_group + number if in_lockstep else NOT_YET,
         )
         for number in range(pool.replicas)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from servetwin.cluster.base import Disaggregation, InstanceSpec, Router
 from servetwin.cluster.kv_transfers import KvPort, KvTransfers
@@ -57,15 +58,32 @@ def make_disaggregation(
     """
     _check_pools(replicas)
     _check_used(options)
-    defaults = CONNECTORS[options.connector]
-    handoff_us = defaults.handoff_us if options.handoff_us is None else options.handoff_us
+    facts = disaggregation_facts(options, replicas)
     return Disaggregation(
         decode_router=router,
         transfers=None if options.connector == "instant" else _transfers(options, replicas, instances, interval_ns),
-        handoff_ns=us_to_ns(handoff_us),
-        first_token=options.first_token or defaults.first_token,
+        handoff_ns=us_to_ns(facts["handoff_us"]),
+        first_token=facts["first_token"],
         local_prompt_tokens=options.local_prompt_tokens,
     )
+
+
+def disaggregation_facts(options: DisaggregationOptions, replicas: Sequence[Replica]) -> dict[str, Any]:
+    """Return what followed from the options: the connector's defaults filled in, and bytes of KV per token by pool."""
+    defaults = CONNECTORS[options.connector]
+    facts: dict[str, Any] = {
+        "first_token": options.first_token or defaults.first_token,
+        "handoff_us": defaults.handoff_us if options.handoff_us is None else options.handoff_us,
+    }
+    if options.connector == "instant":
+        return facts
+    return facts | {
+        "message_us": defaults.message_us if options.message_us is None else options.message_us,
+        "messages_per_block": max(_messages_per_block(replica) for replica in replicas),
+        "kv_bytes_per_token": {
+            replica.pool.name: replica.kv_bytes_per_block // replica.engine.block_size for replica in replicas
+        },
+    }
 
 
 def _transfers(
@@ -75,12 +93,12 @@ def _transfers(
     port, cap = options.port, options.port.transfer_gb_per_s
     per_port = DEFAULT_PORT_GB_PER_S if port.bandwidth_gb_per_s is None else port.bandwidth_gb_per_s
     latency_us = DEFAULT_LATENCY_US if port.latency_us is None else port.latency_us
-    message_us = CONNECTORS[options.connector].message_us if options.message_us is None else options.message_us
+    facts = disaggregation_facts(options, replicas)
     return KvTransfers(
         [_port(spec, by_pool[spec.pool], per_port * GB) for spec in instances],
         latency_us * NS_PER_US,
         message_tokens=max(spec.settings.block_size for spec in instances),
-        message_ns=message_us * NS_PER_US * max(_messages_per_block(replica) for replica in replicas),
+        message_ns=facts["message_us"] * NS_PER_US * facts["messages_per_block"],
         cap_bytes_per_s=None if cap is None else cap * GB,
         by_layer=options.granularity == "layer",
         interval_ns=interval_ns,

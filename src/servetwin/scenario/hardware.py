@@ -214,7 +214,18 @@ class Replica:
     def capacity(self) -> KvCapacity:
         """The KV cache that the devices' memory has room for: that of the stage with the fewest blocks."""
         stages = [self._stage_capacity(stage) for stage in range(self.ranks.pipeline)]
-        return min(stages, key=lambda capacity: capacity.num_blocks)
+        return self._limited(min(stages, key=lambda capacity: capacity.num_blocks))
+
+    def _limited(self, capacity: KvCapacity) -> KvCapacity:
+        """Return the capacity with no more blocks than those whose part elsewhere has room there."""
+        from servetwin.scenario.placement import most_kv_blocks
+
+        most = most_kv_blocks(self)
+        if most is None or most >= capacity.num_blocks:
+            return capacity
+        if most < 1:
+            raise InputError("no KV block has room on the memory device", where=f"{self.where}.placement.kv.device")
+        return replace(capacity, num_blocks=most)
 
     def _stage_capacity(self, stage: int) -> KvCapacity:
         from servetwin.memory import ProfilingStep, kv_capacity
@@ -238,6 +249,7 @@ class Replica:
             step=step,
             where=f"{self.where}.engine",
             away_bytes=self.placed_stages[stage].freed_bytes if self.placed_stages else 0,
+            kv_here=self.placed_stages[stage].kv_here if self.placed_stages else 1.0,
         )
 
     @property

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.units import GB
 from servetwin.memory.devices import MemoryDevice
-from servetwin.memory.placement import HOME, ExpertCache, PlacedWeights, Placement, check_fits, check_operators
+from servetwin.memory.placement import (
+    HOME,
+    ExpertCache,
+    KvElsewhere,
+    PlacedWeights,
+    Placement,
+    check_fits,
+    check_operators,
+)
 from servetwin.memory.weights import OPERATORS
 from servetwin.scenario.placement_options import PlacementOptions
 
@@ -62,16 +70,33 @@ def placed_stages(replica: Replica) -> tuple[PlacedWeights, ...]:
     check_operators(placement, replica.model, where)
     ranks = replica.ranks
     stages = tuple(
-        PlacedWeights(replica.model, replace(ranks, stage=stage), placement, devices, replica.dtype)
+        PlacedWeights(
+            replica.model, replace(ranks, stage=stage), placement, devices, replica.dtype, replica.kv_cache_dtype
+        )
         for stage in range(ranks.pipeline)
     )
-    shared = {name: device for name, device in devices.items() if device.sharers > 1 or replica.engine.accelerators == 1}
+    shared = {
+        name: device for name, device in devices.items() if device.sharers > 1 or replica.engine.accelerators == 1
+    }
     per_stage = replica.engine.accelerators // ranks.pipeline
     check_fits([replace(stage, devices=shared) for stage in stages], per_stage, where)
     own = {name: device for name, device in devices.items() if name not in shared}
     for stage in stages:
         check_fits([replace(stage, devices=own)], 1, where)
     return stages
+
+
+def most_kv_blocks(replica: Replica) -> int | None:
+    """Return the KV blocks of which a memory device can hold its share; None where no KV lies elsewhere."""
+    stages = replica.placed_stages
+    kv = stages[0].placement.kv if stages else None
+    if kv is None:
+        return None
+    device, engine = stages[0].devices[kv.device], replica.engine
+    ranks = engine.accelerators // replica.ranks.pipeline if device.sharers > 1 else 1
+    taken = sum(stage.bytes_by_device.get(kv.device, 0) for stage in stages) * ranks
+    per_block = sum(stage.kv_bytes_per_token * len(stage.layers) for stage in stages) * engine.block_size * kv.share
+    return int((device.capacity_bytes - taken) / (per_block * ranks))
 
 
 def placement_of(
@@ -96,10 +121,15 @@ def placement_of(
         if "experts" in options.operators:
             raise InputError("experts stand here and among operators; give one", where=f"{where}.experts")
         experts = ExpertCache(options.experts.device, options.experts.cached, options.experts.eviction)
+    kv = None
+    if options.kv is not None:
+        _check_device(options.kv.device, devices, f"{where}.kv.device")
+        kv = KvElsewhere(options.kv.device, options.kv.share)
     return Placement(
         dict(sorted(layers.items())),
         dict(options.operators),
         experts,
+        kv,
         options.prefetch,
         options.access,
         options.at_start,

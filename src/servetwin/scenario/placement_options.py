@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,7 +16,9 @@ Rate: TypeAlias = Annotated[float, Field(gt=0, le=1e9)]
 class MemoryOptions(Options):
     """A memory device of a node, shared by the accelerators of a replica: host memory, CXL, a peer's."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(description="Name, as placements call it.")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
+        description="Name, as placements call it."
+    )
     capacity_gb: Gigabytes = Field(description="What it holds, 10^9 bytes.")
     bandwidth_gb_per_s: Rate = Field(description="What it delivers to all accelerators together.")
     latency_ns: float = Field(0.0, ge=0, le=1e9, description="Of one load.")
@@ -33,26 +35,37 @@ class ExpertPlacementOptions(Options):
     """Routed experts that are loaded when a step activates them."""
 
     device: str = Field(description="Memory device on which they lie.")
-    cached: int = Field(0, ge=0, le=65_536, description="Experts of each layer that each rank keeps on the accelerator.")
+    cached: int = Field(
+        0, ge=0, le=65_536, description="Experts of each layer that each rank keeps on the accelerator."
+    )
     eviction: Literal["lru", "lfu"] = Field(
         "lru", description="Which ones it keeps: the last used, or the most often used."
     )
+
+
+class KvPlacementOptions(Options):
+    """A part of every request's keys and values, which each step reads over the link, layer by layer."""
+
+    device: str = Field(description="Memory device on which they lie.")
+    share: float = Field(gt=0, lt=1, description="Part of the tokens.")
 
 
 class PlacementOptions(Options):
     """Which weights lie outside the accelerator, see `docs/offload.md`."""
 
     kind: Literal["given", "auto"] = Field(
-        "given", description="`auto`: layers or experts are chosen so that a step takes least time and memory suffices."
+        "given",
+        description="`auto`: layers, experts or KV are chosen so that a step takes least time and memory suffices.",
     )
     layers: dict[str, int | str] = Field(
         {}, description='Layers by device: a number, evenly spread, or which (`{host: 8}`, `{host: "0-3,7"}`).'
     )
     operators: dict[str, str] = Field(
         {},
-        description="Device of an operator in all layers, before `layers` (`{lm_head: cxl0}`; `accelerator`: it stays).",
+        description="Device of an operator in all layers, before `layers` (`{lm_head: cxl0}`; `accelerator`: none).",
     )
     experts: ExpertPlacementOptions | None = Field(None, description="Routed experts that are loaded on demand.")
+    kv: KvPlacementOptions | None = Field(None, description="Keys and values that are read over the link.")
     prefetch: int = Field(
         2,
         ge=0,
@@ -72,10 +85,14 @@ class PlacementOptions(Options):
 
     @model_validator(mode="after")
     def _check(self) -> PlacementOptions:
-        if self.kind == "auto" and (self.layers or self.operators or self.experts):
-            raise PydanticCustomError("auto", "with kind: auto, layers, operators and experts are chosen: leave them out")
+        if self.kind == "auto" and (self.layers or self.operators or self.experts or self.kv):
+            raise PydanticCustomError(
+                "auto", "with kind: auto, layers, operators, experts and kv are chosen: leave them out"
+            )
         if self.at_start and self.access == "direct":
             raise PydanticCustomError("at_start", "at_start issues copies; access: direct makes none")
+        if self.kv is not None and (self.at_start or self.access == "direct"):
+            raise PydanticCustomError("kv", "kv elsewhere is copied ahead: it needs access: copy and no at_start")
         return self
 
 
@@ -91,5 +108,3 @@ class ColdStartOptions(Options):
     )
     other_s: Seconds = Field(0.0, description="Everything else before the first step: processes, compiling, graphs.")
     replicas: int | None = Field(None, ge=1, description="So many begin cold, the last ones; default: all.")
-
-

@@ -13,6 +13,7 @@ import yaml
 
 from servetwin.core.fields import read_document
 from servetwin.scenario.build import Deployment
+from servetwin.scenario.disaggregation import disaggregation_facts
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.load import RESOLVED, LoadedScenario
 
@@ -92,7 +93,7 @@ def resolved_yaml(deployment: Deployment) -> str:
 
 def resolved_facts(deployment: Deployment) -> dict[str, Any]:
     """Return the facts that followed from a scenario."""
-    workload = deployment.workload
+    workload, apart = deployment.workload, deployment.disaggregation_options
     return {
         "scenario_hash": scenario_hash(deployment.loaded),
         "workload": {
@@ -103,6 +104,7 @@ def resolved_facts(deployment: Deployment) -> dict[str, Any]:
         },
         "notices": deployment.notices,
         "pools": {replica.pool.name: _pool_facts(replica) for replica in deployment.replicas},
+        **({} if apart is None else {"disaggregation": disaggregation_facts(apart, deployment.replicas)}),
     }
 
 

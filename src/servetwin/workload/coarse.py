@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Protocol, cast, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,19 +68,10 @@ class KeyRuns(Sequence[int]):
         return KeyRuns([run[max(first - start, 0) : max(behind - start, 0)] for start, run in pairs])
 
 
-class HasKeyRuns(Protocol):
-    """Contents that know the keys of a request's blocks as runs."""
-
-    def key_runs(self, request: int, block_size: int) -> KeyRuns:
-        """Return the keys of `Contents.block_keys` as runs."""
-        ...
-
-
 def keys_of(contents: Contents, request: int, block_size: int) -> Sequence[int]:
-    """Return a request's block keys, as runs where the contents know them as runs."""
-    if hasattr(contents, "key_runs"):  # not isinstance, which takes longer than the rest for a protocol
-        return cast(HasKeyRuns, contents).key_runs(request, block_size)
-    return contents.block_keys(request, block_size)
+    """Return a request's block keys, as runs where the contents know them as runs (a method ``key_runs``)."""
+    key_runs: Callable[[int, int], Sequence[int]] | None = getattr(contents, "key_runs", None)
+    return (key_runs or contents.block_keys)(request, block_size)
 
 
 class CoarseContents:

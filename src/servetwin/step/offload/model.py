@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from servetwin.core.errors import InputError
+from servetwin.core.units import NS_PER_S
 from servetwin.memory.placement import PlacedWeights
+from servetwin.memory.weights import IN_LAYERS, operator_of
 from servetwin.step.base import StepModel, StepModelBase, StepShape, grown_by
 from servetwin.step.experts.base import ExpertRouting
 from servetwin.step.offload.on_demand import ExpertsOnDemand
@@ -32,7 +34,7 @@ class OffloadedStepModel(StepModelBase):
     Raises
     ------
     InputError
-        If ``base`` has no breakdown.
+        If ``base`` has no breakdown into operators.
     """
 
     def __init__(
@@ -42,13 +44,11 @@ class OffloadedStepModel(StepModelBase):
         routing: ExpertRouting | None = None,
     ) -> None:
         super().__init__()
-        try:
-            base.breakdown_ns(StepShape(1, 1, (), 1, 1))
-        except (AttributeError, NotImplementedError):
+        if not _tells_parts(base):
             raise InputError(
-                f"weights elsewhere need a step model that tells its parts (roofline, profile); "
+                "weights elsewhere need a step model that tells its parts (roofline, profile); "
                 f"{type(base).__name__} does not"
-            ) from None
+            )
         self.base = base
         self.placed = placed
         self._schedule = schedule_of(placed)
@@ -78,14 +78,31 @@ class OffloadedStepModel(StepModelBase):
 
     def _whole_ns(self, shape: StepShape, computing_ns: float) -> int:
         loads_ns = self.expert_load_ns(shape.num_tokens * self.placed.ranks.data, shape.draw)
-        return max(1, round(self._with_loads(shape, computing_ns + loads_ns)))
+        whole_ns = self._with_loads(shape, computing_ns + loads_ns)
+        return max(1, round(max(whole_ns, loads_ns + self._beside_experts_ns(shape))))
+
+    def _beside_experts_ns(self, shape: StepShape) -> float:
+        """Return how long the device of experts that come on demand is busy with anything else."""
+        cache, kv = self.placed.placement.experts, self.placed.placement.kv
+        if cache is None:
+            return 0.0
+        num_bytes: float = self.placed.bytes_of_layers.get(cache.device, 0)
+        if kv is not None and kv.device == cache.device:
+            num_bytes += self._kv_bytes(shape)
+        return num_bytes / self.placed.devices[cache.device].rate_bytes_per_s * NS_PER_S
+
+    def _kv_bytes(self, shape: StepShape) -> float:
+        """Return the bytes of keys and values elsewhere that a step moves on one rank."""
+        kv = self.placed.placement.kv
+        share = kv.share if kv is not None else 0.0
+        return kv_tokens(shape) * share * self.placed.kv_bytes_per_token * len(self.placed.layers)
 
     def _with_loads(self, shape: StepShape, computing_ns: float) -> float:
         key = (shape.num_tokens, shape.num_sequences, bool(shape.prefills))
         parts = self._parts.get(key)
         if parts is None:
             parts = self._parts[key] = self.base.breakdown_ns(shape)
-        return max(computing_ns, self._schedule.step_ns(computing_ns, parts, key))
+        return max(computing_ns, self._schedule.step_ns(computing_ns, parts, key, kv_tokens(shape)))
 
     def expert_load_ns(self, tokens: int, draw: int) -> float:
         """Return how long a step waits for experts; ``tokens`` of all data-parallel ranks."""
@@ -96,14 +113,16 @@ class OffloadedStepModel(StepModelBase):
         if self._drawn:
             return super().decode_run_ns(shape, max_steps, limit_ns)
         durations: list[int] = []
+        kv_stays = self.placed.placement.kv is None
         total = 0
         stretch = 1.0
         while len(durations) < max_steps and total < limit_ns:
             done = len(durations)
             left = max(1, int((limit_ns - total) / stretch) + 1)
             part = self.base.decode_run_ns(_later(shape, done), max_steps - done, left)
-            for computing_ns in part:
-                duration = self._whole_ns(shape, computing_ns)
+            for number, computing_ns in enumerate(part):
+                grown = shape if kv_stays else _later(shape, done + number)
+                duration = self._whole_ns(grown, computing_ns)
                 durations.append(duration)
                 total += duration
                 if total >= limit_ns:
@@ -128,12 +147,14 @@ class OffloadedStepModel(StepModelBase):
         return [waited + end for end in own]
 
     def loaded_bytes(self, shape: StepShape) -> Mapping[str, float]:
-        """Return the bytes that one rank loads in a step, by memory device."""
-        found: dict[str, float] = {}
-        ends = {name: place for name, place in self.placed.ends.items() if name != "embedding"}
-        for layer in [*self.placed.layers, ends]:
-            for device, num_bytes in layer.values():
+        """Return the bytes that one rank moves in a step, by memory device (an embedding's rows left out)."""
+        found: dict[str, float] = dict(self.placed.bytes_of_layers)
+        for name, (device, num_bytes) in self.placed.ends.items():
+            if name != "embedding":
                 found[device] = found.get(device, 0.0) + num_bytes
+        kv = self.placed.placement.kv
+        if kv is not None:
+            found[kv.device] = found.get(kv.device, 0.0) + self._kv_bytes(shape)
         cache = self.placed.placement.experts
         if self.experts is not None and cache is not None:
             tokens = shape.num_tokens * self.placed.ranks.data
@@ -195,6 +216,20 @@ class OffloadedRankModel(OffloadedStepModel):
     def send_ns(self, num_tokens: int) -> float:
         """See `RankModel`."""
         return self.rank.send_ns(num_tokens)
+
+
+def _tells_parts(base: StepModel) -> bool:
+    """Return whether a step model's breakdown has operators with weights."""
+    try:
+        parts = base.breakdown_ns(StepShape(1, 1, (), 1, 1))
+    except (AttributeError, NotImplementedError):
+        return False
+    return any(operator_of(name) in IN_LAYERS for name in parts)
+
+
+def kv_tokens(shape: StepShape) -> int:
+    """Return the tokens whose keys and values a step reads or writes."""
+    return shape.decode_kv_tokens + shape.num_decodes + sum(new + context for new, context in shape.prefills)
 
 
 def offloaded(

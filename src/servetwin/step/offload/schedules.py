@@ -31,7 +31,7 @@ Parts = Mapping[str, float]
 class Schedule(Protocol):
     """How loads and computing share a step's time."""
 
-    def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool]) -> float:
+    def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool], kv_tokens: int) -> float:
         """Return the length of a step.
 
         Parameters
@@ -42,6 +42,8 @@ class Schedule(Protocol):
             That time by part; only those parts are read that depend on ``key`` alone.
         key
             Tokens, sequences, and whether the step has chunks of prompts.
+        kv_tokens
+            Tokens whose keys and values it reads or writes.
         """
         ...
 
@@ -55,24 +57,38 @@ class LoadedAhead:
         self.modules = _modules(placed)
         self._embedding = placed.ends.get("embedding") if placed.ranks.is_first_stage else None
         self._placed = placed
-        self._known: dict[tuple[int, int, bool], tuple[int, Lines]] = {}
+        self._known: dict[tuple[int, int, bool], tuple[int, int, Lines]] = {}
 
-    def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool]) -> float:
+    def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool], kv_tokens: int) -> float:
         """See `Schedule`; layers count as equally long."""
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._lines(parts)
-        fixed_ns, lines = found
+        start, end, lines = found
         rows_ns = self._rows_ns(key[0])
-        return rows_ns + lines.at(max(0.0, computing_ns - fixed_ns) / self._layers)
+        layer_ns = max(0.0, computing_ns - start - end) / self._layers
+        if self._placed.placement.kv is None:
+            return rows_ns + lines.at(layer_ns)
+        modules = self._with_kv(kv_tokens)
+        return rows_ns + loaded_ahead(start, end, self._layers, modules, self._buffers, layer_ns).at(layer_ns)
 
-    def _lines(self, parts: Parts) -> tuple[int, Lines]:
+    def _lines(self, parts: Parts) -> tuple[int, int, Lines]:
         start, end = (round(sum(parts.get(name, 0.0) for name in names)) for names in (START, END))
 
         def find(layer_ns: float) -> Line:
             return loaded_ahead(start, end, self._layers, self.modules, self._buffers, layer_ns)
 
-        return start + end, Lines(find)
+        return start, end, Lines(find)
+
+    def _with_kv(self, kv_tokens: int) -> list[Module]:
+        """Return the modules of a step that moves keys and values too, in every layer."""
+        kv = self._placed.placement.kv
+        assert kv is not None
+        load_ns = self._placed.devices[kv.device].load_ns(kv_tokens * kv.share * self._placed.kv_bytes_per_token)
+        own = {module.layer: module.loads for module in self.modules}
+        ends = [module for module in self.modules if module.layer == self._layers]
+        more = ((kv.device, load_ns),)
+        return [Module(layer, own.get(layer, ()) + more) for layer in range(self._layers)] + ends
 
     def _rows_ns(self, tokens: int) -> int:
         """Return the time in which the tokens' rows of an embedding that lies elsewhere come; nobody loads the rest."""
@@ -98,15 +114,21 @@ def _modules(placed: PlacedWeights) -> list[Module]:
 
 
 class IssuedAtStart:
-    """All loads are issued when the step starts, operator by operator (LLMServingSim)."""
+    """All loads are issued when the step starts, operator by operator (LLMServingSim).
+
+    Those of a pipeline's later stages, too: they share the device with the first stage's, and are there when the batch
+    comes.
+    """
 
     def __init__(self, placed: PlacedWeights) -> None:
         self._placed = placed
         self._layers = max(1, len(placed.layers))
         self._known: dict[tuple[int, int, bool], tuple[float, int, Lines]] = {}
 
-    def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool]) -> float:
+    def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool], kv_tokens: int) -> float:
         """See `Schedule`; attention is what varies."""
+        if not self._placed.ranks.is_first_stage:
+            return computing_ns
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._lines(parts)
@@ -170,7 +192,7 @@ class ReadDirectly:
         self._placed = placed
         self._known: dict[tuple[int, int, bool], float] = {}
 
-    def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool]) -> float:
+    def step_ns(self, computing_ns: float, parts: Parts, key: tuple[int, int, bool], kv_tokens: int) -> float:
         """See `Schedule`."""
         found = self._known.get(key)
         if found is None:

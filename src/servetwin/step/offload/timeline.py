@@ -6,7 +6,7 @@ step's length is a *line* ``x + m c`` along whatever path is the longest. Lines 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -55,9 +55,10 @@ def loaded_ahead(
 ) -> Line:
     """Return the length of one of a row of equal steps, with weights loaded ahead into buffers.
 
-    The load of a module is issued when its buffer is free: when the module ``buffers`` before it, of this step or the
-    one before, has been computed. With 0 buffers it is issued when the module's turn comes. Never less than computing
-    alone or the busiest device; never more than both one after the other.
+    The load of a module is issued when its buffer is free: when the module ``buffers`` before it has been computed.
+    The first ``buffers`` modules of a step are loaded in the one before it: all but one from when its last module
+    begins to compute (all its loads are done then), one when that has ended. With 0 buffers a load is issued when the
+    module's turn comes. Never less than computing alone or the busiest device; never more than both in turn.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def loaded_ahead(
     whole = Line(start_ns + end_ns, num_layers)
     least = max(whole, Line(busiest_ns(modules), 0), key=lambda line: line.at(layer_ns))
     buffers = min(buffers, len(modules))
-    before = [_end_of(module, start_ns, end_ns, num_layers) for module in modules]
+    begun, computed = _of_last(modules, end_ns, num_layers)
     ends: list[Line] = []
     free: dict[str, Line] = {}
     now, layer = Line(start_ns, 0), 0
@@ -78,8 +79,7 @@ def loaded_ahead(
         if buffers == 0:
             issued = now
         elif number < buffers:
-            last = before[len(modules) - buffers + number]
-            issued = Line(last.fixed_ns - whole.fixed_ns, last.layers - whole.layers)
+            issued = begun if number < buffers - 1 else computed
         else:
             issued = ends[number - buffers]
         for device, load_ns in module.loads:
@@ -95,11 +95,12 @@ def loaded_ahead(
     return _later(now, least, layer_ns)
 
 
-def _end_of(module: Module, start_ns: int, end_ns: int, num_layers: int) -> Line:
-    """Return when a module has been computed in a step without stalls."""
-    if module.layer == num_layers:
-        return Line(start_ns + end_ns, num_layers)
-    return Line(start_ns, module.layer + 1)
+def _of_last(modules: Sequence[Module], end_ns: int, num_layers: int) -> tuple[Line, Line]:
+    """Return when the last module of the step before began to compute, and when it ended, from this step's start."""
+    if not modules or modules[-1].layer == num_layers:
+        return Line(-end_ns, 0), Line(0, 0)
+    left = num_layers - modules[-1].layer
+    return Line(-end_ns, -left), Line(-end_ns, 1 - left)
 
 
 def _later(first: Line, second: Line, layer_ns: float) -> Line:
@@ -149,38 +150,52 @@ def issued_at_start(rows: Sequence[Row], queued: Callable[[str], bool] = lambda 
     return [*lines, Line(fixed, layers)]
 
 
+LONGEST_NS = 1e12
+"""A layer's time beyond which nothing but computing counts: a quarter of an hour."""
+
+_SAME_NS = 1e-3
+
+
 class Lines:
     """The length of steps of one kind by their layer's time, found where asked for and kept.
+
+    The length is convex, so that between two points with the same line that line holds. Between two different ones it
+    is asked for where they cross: either both hold up to there, or a third one is found.
 
     Parameters
     ----------
     find
-        Returns the line that holds at a layer's time. The length must be convex in it (it is: a longest path).
+        Returns the line that holds at a layer's time.
     """
 
     def __init__(self, find: Callable[[float], Line]) -> None:
         self._find = find
-        self._asked: list[float] = []
-        self._lines: list[Line] = []
+        self._lines = [find(0.0), find(LONGEST_NS)]
+        self._crossings: list[float | None] = [None]
+        """Where each line gives way to the next; None: not known yet."""
+        self._points = [0.0, LONGEST_NS]
+        """Where each line was found."""
 
     def at(self, layer_ns: float) -> float:
         """Return the length of a step."""
-        i = bisect_left(self._asked, layer_ns)
-        if i < len(self._asked) and self._asked[i] == layer_ns:
-            return self._lines[i].at(layer_ns)
-        if 0 < i < len(self._asked) and self._lines[i - 1] == self._lines[i]:
-            return self._lines[i].at(layer_ns)
-        line = self._find(layer_ns)
-        self._insert(i, layer_ns, line)
-        return line.at(layer_ns)
+        while True:
+            i = min(bisect_right(self._points, layer_ns), len(self._points) - 1)
+            crossing = self._crossings[i - 1]
+            if crossing is not None:
+                return self._lines[i - 1 if layer_ns < crossing else i].at(layer_ns)
+            self._ask_between(i)
 
-    def _insert(self, i: int, layer_ns: float, line: Line) -> None:
-        """Keep a line, and of points with the same one the outermost only."""
-        lines = self._lines
-        if i >= 2 and lines[i - 1] == lines[i - 2] == line:
-            self._asked[i - 1] = layer_ns
-        elif i + 1 < len(lines) and lines[i] == lines[i + 1] == line:
-            self._asked[i] = layer_ns
-        else:
-            self._asked.insert(i, layer_ns)
-            lines.insert(i, line)
+    def _ask_between(self, i: int) -> None:
+        """Ask where the lines before and behind a gap cross."""
+        first, second = self._lines[i - 1], self._lines[i]
+        if first.layers == second.layers:
+            self._crossings[i - 1] = self._points[i]
+            return
+        crossing = (first.fixed_ns - second.fixed_ns) / (second.layers - first.layers)
+        found = self._find(crossing)
+        if found.at(crossing) <= first.at(crossing) + _SAME_NS:
+            self._crossings[i - 1] = crossing
+            return
+        self._points.insert(i, crossing)
+        self._lines.insert(i, found)
+        self._crossings[i - 1 : i] = [None, None]

@@ -113,7 +113,9 @@ def read_placement(placement: object, where: str, cxl: CxlMemory | None) -> LssP
     """
     if placement is None:
         return LssPlacement()
-    default, blocks, layers, ignored, evict = "npu", [], {}, [], "cpu"
+    default, ignored, evict = "npu", [], "cpu"
+    blocks: list[tuple[tuple[int, ...], str]] = []
+    layers: dict[str, str] = {}
     for path, name, rule in _rules(placement, where):
         weights = _check_rule(rule, path, cxl, with_blocks=name is None and path.endswith("]"))
         if rule.get("kv_loc", "npu") != "npu":
@@ -245,8 +247,7 @@ def _layers(given: LssPlacement, num_layers: int, names: Mapping[str, str], wher
     found: dict[str, str] = {}
     for place in dict.fromkeys(places):
         if names[place] != HOME:
-            numbers = [number for number, other in enumerate(places) if other == place]
-            found[names[place]] = _ranges(numbers)
+            found[names[place]] = _ranges([number for number, other in enumerate(places) if other == place])
     return found
 
 
@@ -278,16 +279,14 @@ def _devices(cluster: LssCluster, instance: LssInstance, used: set[str]) -> list
                 "latency_ns": cluster.host_latency_ns,
             }
         )
-    for number in range(cluster.cxl.num_devices if cluster.cxl else 0):
-        if cluster.cxl is not None and f"cxl{number}" in used:
-            devices.append(
-                {
-                    "name": f"cxl{number}",
-                    "capacity_gb": cluster.cxl.size_gib * GIB / GB / cluster.cxl.num_devices,
-                    "bandwidth_gb_per_s": cluster.cxl.bandwidth_gb_per_s,
-                    "latency_ns": cluster.cxl.latency_ns,
-                }
-            )
+    if cluster.cxl is not None:
+        cxl = {
+            "capacity_gb": cluster.cxl.size_gib * GIB / GB / cluster.cxl.num_devices,
+            "bandwidth_gb_per_s": cluster.cxl.bandwidth_gb_per_s,
+            "latency_ns": cluster.cxl.latency_ns,
+        }
+        names = [f"cxl{number}" for number in range(cluster.cxl.num_devices)]
+        devices += [{"name": name} | cxl for name in names if name in used]
     if LOCAL in used:
         devices.append(
             {
