@@ -84,6 +84,31 @@ class TestSessionAffinity(RouterConformance):
         return routers.get("session_affinity")(seed=seed)
 
 
+class TestTierAware(RouterConformance):
+    """Conformance of tier_aware, with prompts of few tokens."""
+
+    def make(self, seed: int) -> Router:
+        """Return it."""
+        return routers.get("tier_aware")(seed=seed, min_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("held", "running", "chosen"),
+    [
+        ([0, 300, 500], [0, 1, 2], 2),
+        ([0, 300, 200], [0, 1, 2], 1),
+        ([0, 200, 200], [1, 0, 2], 1),
+        ([0, 300, 900], [0, 1, 40], 1),
+        ([300, 300, 0], [5, 4, 0], 1),
+    ],
+)
+def test_tier_aware_follows_what_instances_have(held: list[int], running: list[int], chosen: int) -> None:
+    """Most tokens, then least busy; too few tokens count as none, much busier ones are passed over."""
+    seen, asked = view([0, 0, 0], running), request()
+    asked.reusable_tokens = held.__getitem__
+    assert routers.get("tier_aware")(seed=0).choose(asked, seen, everyone(seen)) == chosen
+
+
 class TestPrefixAware(RouterConformance):
     """Conformance of prefix_aware."""
 

@@ -54,24 +54,6 @@ def test_the_older_dialect_is_recognised_and_not_mixed(deployment: Deployment) -
         read_cluster(deployment.write(cluster_with({}, LEGACY)))
 
 
-@pytest.mark.parametrize(
-    ("cluster", "name"),
-    [
-        (
-            cluster_with(
-                {"placement": {"default": {"kv_evict_loc": "cxl:0"}}},
-                cxl_mem={"mem_size": 1, "mem_bw": 1, "mem_latency": 0},
-            ),
-            "kv_evict_loc",
-        ),
-    ],
-)
-def test_what_is_not_modelled_is_refused_by_name(deployment: Deployment, cluster: dict[str, Any], name: str) -> None:
-    """The message has the key and says that it is not modelled yet."""
-    with pytest.raises(InputError, match=rf"{name}.*not modelled yet"):
-        read_cluster(deployment.write(cluster))
-
-
 def test_roles_are_read(deployment: Deployment) -> None:
     """pd_type: prefill, decode, or null for both."""
     roles = [{"pd_type": role} for role in ("prefill", "decode", None)]

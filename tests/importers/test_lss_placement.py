@@ -71,7 +71,6 @@ def test_kv_elsewhere_is_ignored_and_said(deployment: Deployment) -> None:
     [
         ({"default": {"weights": "ssd"}}, r"placement\.default\.weights: npu, cpu or cxl:<number> is allowed"),
         ({"default": {"weights": "cxl:4"}}, r"cxl:4' does not exist: cxl_mem has num_devices 4"),
-        ({"default": {"kv_evict_loc": "cxl:0"}}, r"kv_evict_loc 'cxl:0' is not modelled yet \(KV tiers\)"),
         ({"blocks": [{"blocks": "3-1", "weights": "cpu"}]}, r"blocks\[0\]\.blocks: numbers and ranges"),
         ({"blocks": [{"blocks": "0-40", "weights": "cpu"}]}, r"block 32 does not exist"),
         ({"layers": {"lm_haed": {"weights": "cpu"}}}, r"did you mean 'lm_head'"),
@@ -80,7 +79,7 @@ def test_kv_elsewhere_is_ignored_and_said(deployment: Deployment) -> None:
     ],
 )
 def test_what_is_wrong_is_refused_by_its_path(deployment: Deployment, placement: object, message: str) -> None:
-    """Places, blocks, layers and keys that do not exist; KV tiers by name."""
+    """Places, blocks, layers and keys that do not exist."""
     with pytest.raises(InputError, match=message):
         pool_of(deployment, placement)
 

@@ -81,8 +81,7 @@ def test_limits_that_vllm_refuses_are_refused(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (LssFlags(enable_prefix_sharing=True), "--enable-prefix-sharing is not modelled yet"),
-        (LssFlags(prefix_storage="CPU"), "--prefix-storage CPU is not modelled yet"),
+        (LssFlags(prefix_storage="SSD"), "unknown value 'SSD'"),
         (LssFlags(skip_prefill=True), "--skip-prefill cannot be honoured: it is inert"),
         (LssFlags(network_backend="ns3"), "--network-backend ns3 cannot be honoured"),
         (LssFlags(request_routing_policy="CUSTOM"), "CUSTOM cannot be honoured"),

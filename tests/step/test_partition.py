@@ -1,3 +1,5 @@
+"""Stages that are cut so that unequal devices are equally busy."""
+
 from __future__ import annotations
 
 from servetwin.hardware import load_device

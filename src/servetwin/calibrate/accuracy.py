@@ -16,6 +16,7 @@ from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summar
 from servetwin.calibrate.offload_cases import predicted_cxl
 from servetwin.calibrate.pim_cases import figure_10, predicted_pim
 from servetwin.calibrate.roofline_cases import ROOFLINE_CASES
+from servetwin.calibrate.tier_cases import predicted_tiers
 from servetwin.core.errors import InputError
 
 CASES: tuple[Case, ...] = (
@@ -26,6 +27,7 @@ CASES: tuple[Case, ...] = (
     kv_case,
     predicted,
     predicted_parallel,
+    predicted_tiers,
     disaggregation_cases,
     kv_capacity_cases,
     *ROOFLINE_CASES,

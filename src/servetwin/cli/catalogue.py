@@ -165,6 +165,12 @@ def _expert_routings() -> Registry[Any]:
     return expert_routings
 
 
+def _evictions() -> Registry[Any]:
+    from servetwin.memory.tiers import evictions
+
+    return evictions
+
+
 def _topologies() -> list[Row]:
     from servetwin.network.presets import PRESETS
 
@@ -188,6 +194,7 @@ LISTS: dict[str, Callable[[], list[Row]]] = {
     "hardware": _hardware,
     "pim": _pim,
     "links": _links,
+    "evictions": _registry(_evictions),
     "topologies": _topologies,
     "routers": _registry(_routers),
     "schedulers": _registry(_schedulers),

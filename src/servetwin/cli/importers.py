@@ -85,8 +85,12 @@ def llmservingsim(
     block_size: Annotated[int | None, _flag("--block-size", help_text="Tokens per KV block.")] = None,
     num_reqs: Annotated[int | None, _flag("--num-reqs", "--num-req", help_text="Lines to read; 0: all.")] = None,
     log_interval: Annotated[float | None, _flag("--log-interval", help_text="Interval of the timeline, s.")] = None,
-    enable_prefix_sharing: Annotated[bool, _flag("--enable-prefix-sharing", help_text="Refused.")] = False,
-    prefix_storage: Annotated[str | None, _flag("--prefix-storage", help_text="Refused, but for None.")] = None,
+    enable_prefix_sharing: Annotated[
+        bool, _flag("--enable-prefix-sharing", help_text="One tier for a node (CPU) or the cluster (CXL).")
+    ] = False,
+    prefix_storage: Annotated[
+        str | None, _flag("--prefix-storage", help_text="None, CPU or CXL: KV tier below the device.")
+    ] = None,
     enable_local_offloading: Annotated[bool, _flag("--enable-local-offloading", help_text="Refused.")] = False,
     enable_attn_offloading: Annotated[
         bool | None, _flag("--enable-attn-offloading", help_text="Attention of decodes in memory (pim_config).")

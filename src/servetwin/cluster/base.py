@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from servetwin.core.errors import InputError
 from servetwin.core.registry import Registry
 from servetwin.engine.base import NOT_YET, EngineSettings, FirstToken, InstanceLog, Ordering, RequestLog, Scheduler
+from servetwin.memory.tiers import TierLog, TierSpec, TiersSpec
 from servetwin.step.base import StepModel
 from servetwin.step.plans.base import ExecutionPlan
 from servetwin.workload.base import Workload
@@ -43,6 +44,8 @@ class InstanceSpec:
         Whether it computes prompts, outputs, or both, where these are apart (`Disaggregation`).
     group
         Consecutive instances with the same number (0 or more) step together, as the ranks of one lockstep group.
+    tiers
+        KV tiers below the device; those of several instances may hold the same tiers and devices.
     """
 
     name: str
@@ -58,6 +61,7 @@ class InstanceSpec:
     plan: ExecutionPlan | None = None
     role: Role = "both"
     group: int = NOT_YET
+    tiers: TiersSpec | None = None
 
     @property
     def timing(self) -> StepModel | ExecutionPlan:
@@ -66,6 +70,10 @@ class InstanceSpec:
         if timing is None:
             raise InputError("an instance needs a step model or a plan", where=self.name)
         return timing
+
+
+def _has_nothing(instance: int) -> int:
+    return 0
 
 
 @dataclass(slots=True)
@@ -80,6 +88,8 @@ class RequestView:
     priority: int
     block_keys: Sequence[int]
     """Keys of the prompt's full blocks, at the first instance's block size; empty if nothing reads them."""
+    reusable_tokens: Callable[[int], int] = _has_nothing
+    """How many tokens of its prompt an instance (by number) has now, on its device and in its KV tiers."""
 
 
 @dataclass(slots=True)
@@ -102,8 +112,8 @@ class Router(Protocol):
 
     reads: frozenset[str]
     """The columns of the view that it uses (``"waiting"``, ``"running"``, ``"outstanding"``, ``"kv_used_blocks"``) and
-    ``"block_keys"`` if it uses the request's; others may be out of date. A router that reads KV use makes the engine
-    step one by one."""
+    ``"block_keys"`` or ``"reusable_tokens"`` if it uses the request's; others may be out of date. A router that reads
+    KV use or reusable tokens makes the engine step one by one."""
 
     def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
         """Return one of ``candidates`` (instance numbers, ascending, at least one)."""
@@ -247,6 +257,15 @@ class LinkRecord:
     moved_bytes: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class TierRecord:
+    """What a tier held and answered, and for which instances (their numbers)."""
+
+    tier: TierSpec
+    instances: list[int]
+    log: TierLog
+
+
 @dataclass(slots=True)
 class SimulationOutcome:
     """What a simulation leaves behind: columns, to be summarised by ``metrics``."""
@@ -266,3 +285,5 @@ class SimulationOutcome:
     """From the end of a prefill to the request's arrival at the instance that decodes, where these are apart."""
     links: Sequence[LinkRecord] = ()
     """What the links carried, if the transfers' object tells (``link_records()``)."""
+    tiers: Sequence[TierRecord] = ()
+    """The KV tiers below the devices, each once."""

@@ -15,7 +15,7 @@ from servetwin.engine.request import WANTED, Request
 from servetwin.workload.base import Contents, Workload
 from servetwin.workload.coarse import keys_of
 
-ARRIVAL, HANDOVER, LANDING, ENCODER, STEP, CONTROL = range(6)
+ARRIVAL, HANDOVER, LANDING, RECALL, ENCODER, STEP, CONTROL = range(7)
 """Kinds of events, in the order in which they are served at one time."""
 
 

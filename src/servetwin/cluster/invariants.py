@@ -5,6 +5,7 @@ from __future__ import annotations
 from servetwin.core.errors import InvariantError
 from servetwin.engine.instance import Instance
 from servetwin.engine.rank import Rank
+from servetwin.engine.request import RECALLED
 
 
 def check_instance(instance: Instance, name: str) -> None:
@@ -38,6 +39,8 @@ def check_instance(instance: Instance, name: str) -> None:
         check(instance.chunks_add_up(), "a request is in more or fewer batches in flight than it should be")
     else:
         decoding = [0] if instance.decoding and instance.busy else []
+    if instance.tiers is not None:
+        _check_tiers(instance, name)
     if not settings.enable_prefix_caching:
         used = cache.num_blocks - cache.free_blocks
         after = [context + (r.lane in decoding) for r, context in zip(members, contexts, strict=True)]
@@ -46,3 +49,19 @@ def check_instance(instance: Instance, name: str) -> None:
         held += sum(r.num_blocks for r in (*instance.held.values(), *instance.loading.values()))
         held += sum(r.num_blocks for r in instance.waiting)
         check(used == held, f"{used} blocks used, requests hold {held}")
+
+
+def _check_tiers(instance: Instance, name: str) -> None:
+    """Raise if a tier holds more than it can, or other than came and went, or recalls and their requests differ."""
+    tiers = instance.tiers
+    assert tiers is not None
+    for store in tiers.tiers.hierarchy.tiers:
+        held = store.stored_chunks - store.evicted_chunks
+        if not len(store) == held <= store.capacity_chunks:
+            raise InvariantError(
+                f"{name}: tier {store.name} holds {len(store)} chunks, {held} came and stayed, "
+                f"{store.capacity_chunks} fit"
+            )
+    waiting = {request.row for request in instance.waiting if request.remote == RECALLED}
+    if not waiting <= set(tiers.loading) <= waiting | set(instance.loading):
+        raise InvariantError(f"{name}: recalls of rows {sorted(tiers.loading)}, whose requests are elsewhere")

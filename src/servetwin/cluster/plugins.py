@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from servetwin.cluster.base import Disaggregation, InstanceSpec, Router
+from servetwin.cluster.tiers import check_tiers
 from servetwin.core.errors import InputError, InvariantError, unknown_name
 from servetwin.engine.base import SchedulerView
 
-READABLE = ("block_keys", "kv_used_blocks", "outstanding", "running", "waiting")
+READABLE = ("block_keys", "kv_used_blocks", "outstanding", "reusable_tokens", "running", "waiting")
 
 
 def check_plugins(
@@ -24,6 +25,7 @@ def check_plugins(
     _check_router(router)
     _check_roles(instances, disaggregation)
     for spec in instances:
+        check_tiers(spec)
         _check("scheduler", spec.scheduler, ("plan",))
         _check("ordering", spec.ordering, ("key", "preempts_by_key"))
         if spec.plan is None:

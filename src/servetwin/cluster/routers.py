@@ -227,3 +227,38 @@ class PrefixAware:
             sent.move_to_end(key)
         while len(sent) > self._index_blocks:
             sent.popitem(last=False)
+
+
+@routers.register("tier_aware")
+class TierAware:
+    """The candidate that has most of this prompt, on its device and in its KV tiers, unless it is much busier.
+
+    It asks the instances what they have (as routers that follow KV events, or look up a shared store, do), so that it
+    is never wrong, and the engine steps one by one.
+
+    Parameters
+    ----------
+    min_tokens
+        Fewer tokens than this count as none: the least busy candidate is taken.
+    imbalance
+        A candidate with more than this many outstanding requests above the least is passed over.
+    """
+
+    reads = frozenset({"outstanding", "reusable_tokens"})
+
+    def __init__(self, *, seed: int = 0, min_tokens: int = 256, imbalance: int = 32) -> None:
+        self._min_tokens = min_tokens
+        self._imbalance = imbalance
+
+    def choose(self, request: RequestView, view: ClusterView, candidates: NDArray[np.int64]) -> int:
+        """Return the candidate with the most reusable tokens, then the fewest outstanding requests."""
+        least = _least(view.outstanding, candidates)
+        limit = int(view.outstanding[least]) + self._imbalance
+        best, best_rank = least, (0, -int(view.outstanding[least]))
+        for instance in candidates.tolist():
+            if view.outstanding[instance] <= limit:
+                tokens = request.reusable_tokens(instance)
+                rank = (tokens if tokens >= self._min_tokens else 0, -int(view.outstanding[instance]))
+                if rank > best_rank:
+                    best, best_rank = instance, rank
+        return best

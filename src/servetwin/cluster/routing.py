@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,10 @@ from servetwin.cluster.base import ClusterView, Disaggregation, InstanceSpec, Re
 from servetwin.cluster.plugins import wrong_choice
 from servetwin.engine.instance import Instance
 from servetwin.workload.base import Workload
+
+
+def _nothing(row: int, now_ns: int, number: int) -> int:
+    return 0
 
 
 class Routing:
@@ -51,6 +56,8 @@ class Routing:
         self._live = self._empty_view()
         self._stale: ClusterView | None = None
         self._stale_ns = 0
+        self.reusable_tokens: Callable[[int, int, int], int] = _nothing
+        """How many tokens of a row's prompt an instance has at a time; the loop, which has the instances, says how."""
         self._candidates: dict[tuple[str | None, bool], NDArray[np.int64]] = {}
 
     # Choosing -------------------------------------------------------------------------------------------------
@@ -82,6 +89,8 @@ class Routing:
         session_id = w.session_id[row] if w.session_id is not None else None
         priority = int(w.priority[row]) if w.priority is not None else 0
         request = RequestView(row, now_ns, prompt_tokens, session_id, model, priority, keys)
+        if "reusable_tokens" in router.reads:
+            request.reusable_tokens = partial(self.reusable_tokens, row, now_ns)
         choice = router.choose(request, self._seen(now_ns), candidates)
         if choice.__class__ is not int or not self._may_serve(choice, candidates):
             raise wrong_choice(router, choice, candidates.tolist())

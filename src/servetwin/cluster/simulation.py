@@ -1,8 +1,8 @@
 """The event loop: arrivals, routing, the steps of all instances, and what a request's end releases.
 
-What steps by itself is a *unit*: an instance, or a group of them in lockstep or with a pipeline. Equal times are served
-in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, step ends and wake-ups (by
-unit), control events.
+What steps by itself is a *unit*: an instance, or a group of them in lockstep or with a pipeline. Equal times are
+served in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, recalls from tiers (by
+row), step ends and wake-ups (by unit), control events.
 """
 
 from __future__ import annotations
@@ -23,11 +23,22 @@ from servetwin.cluster.base import (
     SimulationOutcome,
 )
 from servetwin.cluster.encoders import Encoders
-from servetwin.cluster.handovers import ARRIVAL, CONTROL, ENCODER, HANDOVER, LANDING, STEP, Handovers, link_records
+from servetwin.cluster.handovers import (
+    ARRIVAL,
+    CONTROL,
+    ENCODER,
+    HANDOVER,
+    LANDING,
+    RECALL,
+    STEP,
+    Handovers,
+    link_records,
+)
 from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
 from servetwin.cluster.routing import Routing
+from servetwin.cluster.tiers import ClusterTiers
 from servetwin.cluster.units import Unit, make_units, members
 from servetwin.core.errors import StuckError
 from servetwin.core.interrupts import interrupts_handled
@@ -35,6 +46,7 @@ from servetwin.core.units import NS_PER_S
 from servetwin.engine.admission import rejection_reason
 from servetwin.engine.base import NOT_YET, REJECTED, RequestLog
 from servetwin.engine.instance import FAR_NS, Instance
+from servetwin.engine.recalls import land_recall
 from servetwin.engine.request import Request
 from servetwin.workload.base import DistinctContents, Workload
 from servetwin.workload.coarse import keys_of
@@ -125,7 +137,9 @@ class _Loop:
         self.disaggregation = disaggregation
         self.routing = routing = Routing(workload, specs, router, staleness_ns, disaggregation)
         self._watches_steps, self._watches_ends = routing.watches_steps, routing.watches_ends
-        reads_kv = "kv_used_blocks" in routing.reads and len(specs) > 1
+        reads_kv = bool(routing.reads & {"kv_used_blocks", "reusable_tokens"}) and len(specs) > 1
+        self.tiers = ClusterTiers(specs, self.contents)
+        self._recalls_apart = any(own is not None and own.loads_apart for own in self.tiers.of)
         self.units, self.instances = make_units(
             specs,
             self.requests,
@@ -133,7 +147,9 @@ class _Loop:
             first_poll_ns=first_ns,
             skipping=skipping and not reads_kv and disaggregation is None,
             disaggregation=disaggregation,
+            tiers=self.tiers.of,
         )
+        self.routing.reusable_tokens = self._reusable_tokens
         self._unit_of = [number for number, unit in enumerate(self.units) for _ in members(unit)]
         self.events: list[tuple[int, int, int]] = []
         self.releases = Releases(workload, front_end or FrontEnd(), self._release)
@@ -197,6 +213,7 @@ class _Loop:
             notices=self._notices(),
             handoff_ns=self.disaggregation.handoff_ns if self.disaggregation else 0,
             links=link_records(self.disaggregation),
+            tiers=self.tiers.records(self._now_ns),
         )
 
     def _stop_soon(self) -> None:
@@ -207,7 +224,8 @@ class _Loop:
         """Serve all units together, or one after the other if nothing that one does can reach another."""
         known = np.arange(np.searchsorted(self.workload.arrival_ns < 0, True))
         polls = any(spec.settings.idle_poll_ns for spec in self.specs)
-        if len(self.units) == 1 or self._handovers or self._encoders or self.router.reads or self.releases.any or polls:
+        between = self._handovers or self._encoders or self.tiers.shared
+        if len(self.units) == 1 or between or self.router.reads or self.releases.any or polls:
             self._serve(self._arrivals(known, arrived), cut_ns)
             return
         for rows in self._routed_ahead(known):
@@ -269,6 +287,9 @@ class _Loop:
                 if self._handovers.due_ns == now_ns:
                     self._now_ns = now_ns
                     self._handovers.land(now_ns)
+            elif kind == RECALL:
+                self._now_ns = now_ns
+                self._land_recall(number, now_ns)
             elif now_ns == FAR_NS:
                 self._now_ns = max(last_ns, self._now_ns)
                 return
@@ -304,6 +325,8 @@ class _Loop:
             for instance in members(unit):
                 if instance.reserved:
                     self._handovers.begin(instance, now_ns)
+        if self._recalls_apart:
+            self._expect_recalls(unit)
         if self._watches_steps:
             for instance in members(unit):
                 self.routing.look_at(instance)
@@ -321,6 +344,19 @@ class _Loop:
                     for _ in instance.handed_over:
                         self.routing.left(instance.number)
                 self._handovers.take(instance, now_ns)
+
+    def _expect_recalls(self, unit: Unit) -> None:
+        """Have an event for each recall that has begun and that no step waits for."""
+        for instance in members(unit):
+            if instance.tiers is not None and instance.tiers.started:
+                for end_ns, row in instance.tiers.started:
+                    heapq.heappush(self.events, (end_ns, RECALL, row))
+                instance.tiers.started.clear()
+
+    def _land_recall(self, row: int, now_ns: int) -> None:
+        number = self.requests.instance[row]
+        land_recall(self.instances[number], row, now_ns)
+        self._notify(number, now_ns)
 
     def _cut_all(self, now_ns: int) -> None:
         for number, unit in enumerate(self.units):
@@ -399,6 +435,17 @@ class _Loop:
     def _choose_decode(self, row: int, now_ns: int) -> int | None:
         """Return the instance that computes the output of a row whose prompt is computed."""
         return self.routing.choose(row, now_ns, int(self.workload.prompt_tokens[row]), decodes=True)
+
+    def _reusable_tokens(self, row: int, now_ns: int, number: int) -> int:
+        """Return how many tokens of a row's prompt an instance has, on its device and in its tiers."""
+        instance = self.instances[number]
+        if not instance.settings.enable_prefix_caching:
+            return 0
+        request = Request(row, (), int(self.workload.prompt_tokens[row]), 1)
+        request.keys = keys_of(self.contents, row, instance.settings.block_size)
+        on_device = len(instance.cache.lookup(request)) * instance.settings.block_size
+        tiers = instance.tiers
+        return on_device + (tiers.found(request, on_device, now_ns) if tiers is not None else 0)
 
     def _came_to_decode(self, number: int, now_ns: int) -> None:
         if self.routing.watches_ends:

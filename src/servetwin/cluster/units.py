@@ -13,6 +13,7 @@ from servetwin.engine.group import Group
 from servetwin.engine.instance import Instance
 from servetwin.engine.lss_group import LssGroup
 from servetwin.engine.rank import Rank
+from servetwin.engine.tiers import InstanceTiers
 from servetwin.step.plans.base import ExecutionPlan, MemberPlan
 
 Unit = Instance | Group
@@ -31,6 +32,7 @@ def make_units(
     first_poll_ns: int,
     skipping: bool,
     disaggregation: Disaggregation | None = None,
+    tiers: Sequence[InstanceTiers | None],
 ) -> tuple[list[Unit], list[Instance]]:
     """Return the units in the order of their first instance, and all instances in order.
 
@@ -57,6 +59,7 @@ def make_units(
                 distinct=distinct,
                 first_poll_ns=first_poll_ns,
                 skipping=skipping,
+                tiers=tiers[number],
             )
             instances.append(instance)
             units.append(instance)
@@ -71,6 +74,7 @@ def make_units(
                 requests,
                 number=number,
                 distinct=distinct,
+                tiers=tiers[number],
             )
             for number in numbers
         ]

@@ -152,6 +152,9 @@ class InstanceLog:
 
     Queue: ``preempted_ns`` and ``readmitted_ns``: when a running request went back to waiting, and when one came back;
     ``preempted_request`` and ``readmitted_request``: which.
+
+    Recalls: at ``recall_ns`` request ``recall_request`` was let in with ``recall_tokens`` tokens that tier number
+    ``recall_tier`` had; their KV was there at ``recalled_ns``.
     """
 
     start_ns: array[int] = field(default_factory=_longs)
@@ -174,6 +177,11 @@ class InstanceLog:
     readmitted_ns: array[int] = field(default_factory=_longs)
     preempted_request: array[int] = field(default_factory=_ints)
     readmitted_request: array[int] = field(default_factory=_ints)
+    recall_request: array[int] = field(default_factory=_ints)
+    recall_tier: array[int] = field(default_factory=_ints)
+    recall_tokens: array[int] = field(default_factory=_ints)
+    recall_ns: array[int] = field(default_factory=_longs)
+    recalled_ns: array[int] = field(default_factory=_longs)
 
 
 @dataclass(slots=True)

@@ -114,6 +114,8 @@ class DecodeCohort:
     def rounds_to_finish(self, limit: int) -> int:
         """Return how many rounds the next member to finish still needs, at most ``limit``."""
         finish, now = self._finish, self.round
+        if limit > len(finish):
+            return min(limit, min(finish, default=now + limit) - now)
         for rounds in range(1, limit):
             if now + rounds in finish:
                 return rounds

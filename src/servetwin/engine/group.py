@@ -58,7 +58,8 @@ class Group:
             shapes = [rank.schedule(now_ns) for rank in self.ranks]
             if not any(shapes):
                 break
-            end_ns = self._pass_stages(self.plan_of_stages.stage_times_ns(shapes), now_ns)
+            ready_ns = max(now_ns, *(rank.ready_ns for rank in self.ranks))
+            end_ns = self._pass_stages(self.plan_of_stages.stage_times_ns(shapes), ready_ns)
             for rank in self.ranks:
                 rank.launch(end_ns)
             self._ends_ns.append(end_ns)

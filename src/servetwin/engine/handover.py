@@ -40,6 +40,8 @@ def admit_remote(instance: Instance, request: Request, now_ns: int) -> bool:
     if -(-request.known_tokens // instance.block_size) - request.num_blocks > cache.free_blocks:
         return False
     instance.waiting.popleft()
+    if instance.tiers is not None:
+        instance.tiers.landed(request)
     cache.extend(request, request.known_tokens)
     instance.enter(request, request.known_tokens - 1, now_ns)
     instance.chunks.append((request, 1))

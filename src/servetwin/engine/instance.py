@@ -29,10 +29,12 @@ from servetwin.engine.cohort import DecodeCohort
 from servetwin.engine.handover import admit_remote, hand_over
 from servetwin.engine.orderings import FirstComeFirstServed
 from servetwin.engine.queues import FifoQueue, KeyedQueue
+from servetwin.engine.recalls import admit_recalled, load_apart
 from servetwin.engine.records import log_span, log_steps, write_rows
-from servetwin.engine.request import LOCAL, Request
+from servetwin.engine.request import LOCAL, RECALLED, Request
 from servetwin.engine.running_order import schedule_in_order
 from servetwin.engine.runs import FIRST_RUN_STEPS, adapt_run_limit, run_steps
+from servetwin.engine.tiers import InstanceTiers
 from servetwin.step.base import StepModel, StepShape, grown_by
 
 FAR_NS = 2**62
@@ -55,6 +57,8 @@ class Instance:
         When the instance polls first (only with ``idle_poll_ns``).
     skipping
         Whether unchanged batches may run for many steps on one plan; the result is the same either way.
+    tiers
+        The KV tiers below its device.
     """
 
     __slots__ = (
@@ -100,6 +104,7 @@ class Instance:
         "preempted",
         "preemptions_since_token",
         "prefilling",
+        "ready_ns",
         "requests",
         "reserved",
         "run_limit",
@@ -112,6 +117,7 @@ class Instance:
         "step_model",
         "step_rows",
         "steps_ended",
+        "tiers",
         "view",
         "waiting",
     )
@@ -128,6 +134,7 @@ class Instance:
         distinct: bool = True,
         first_poll_ns: int = 0,
         skipping: bool = True,
+        tiers: InstanceTiers | None = None,
     ) -> None:
         self.settings = settings
         self.scheduler = scheduler
@@ -149,7 +156,10 @@ class Instance:
         self._needs_prompts = "decode_prompts" in step_model.needs
         self._needs_more = bool(step_model.needs)
         self._keeps_extremes = "kv_extremes" in step_model.needs
-        self.cohort = DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self.shares_blocks)
+        self.tiers = tiers
+        self.ready_ns = 0
+        """When the present step may begin to compute: when the KV has come that it recalls from tiers."""
+        self.cohort = DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self._knows_members)
         self.longest_request = longest_request(settings)
         """Most prompt + output tokens that it can serve."""
         self.may_notice = True
@@ -207,6 +217,11 @@ class Instance:
         """Whether nobody can enter whatever it answers, so that an arrival changes nothing."""
         self.idle_since_ns = first_poll_ns
         """When it fell idle last."""
+
+    @property
+    def _knows_members(self) -> bool:
+        """Whether cohorts must know who fills a block."""
+        return self.shares_blocks or (self.tiers is not None and self.tiers.saves_all)
 
     # Arrivals -------------------------------------------------------------------------------------------------
 
@@ -287,6 +302,9 @@ class Instance:
         """
         self._known_ns = self._last_start_ns(now_ns) if self.settings.async_scheduling else now_ns
         self.start_ns = now_ns
+        if self.tiers is not None:
+            self.ready_ns = 0
+            self.tiers.begin_step(now_ns)
         while True:
             policy = self._schedule(now_ns)
             if self.decoding or self.chunks:
@@ -409,6 +427,7 @@ class Instance:
     def _admit(self, now_ns: int, chunk: bool) -> None:
         """Let waiting requests in, in order, while budget, seats and blocks last."""
         waiting, cache, settings, budget = self.waiting, self.cache, self.settings, self.budget
+        tiers = self.tiers
         caching, reserve_all = settings.enable_prefix_caching, settings.scheduler_reserve_full_isl
         longest_chunk = settings.long_prefill_token_threshold if chunk else 0
         seats = settings.max_num_seqs - len(self.running)
@@ -416,6 +435,13 @@ class Instance:
             request = waiting[0]
             if request.arrival_ns > self._known_ns:
                 break
+            if request.remote == RECALLED:
+                tokens = admit_recalled(self, request, budget, chunk, now_ns)
+                if not tokens:
+                    break
+                seats -= 1
+                budget -= tokens
+                continue
             if request.remote:
                 if not admit_remote(self, request, now_ns):
                     break
@@ -425,30 +451,38 @@ class Instance:
                 continue
             hits = cache.lookup(request) if caching else ()
             found = len(hits) * self.block_size
-            tokens = request.known_tokens - found
+            recalled = tiers.found(request, found, now_ns) if tiers is not None else 0
+            if recalled and tiers is not None and tiers.loads_apart:
+                if not load_apart(self, request, hits, recalled, now_ns):
+                    break
+                continue
+            computed = found + recalled
+            tokens = request.known_tokens - computed
             if longest_chunk and tokens > longest_chunk:
                 tokens = longest_chunk
             if tokens > budget:
                 if not chunk:
                     break
                 tokens = budget
-            held = request.known_tokens if reserve_all else found + tokens
+            held = request.known_tokens if reserve_all else computed + tokens
             if cache.missing(request, hits, held) > cache.free_blocks:
                 break
             waiting.popleft()
             seats -= 1
             budget -= tokens
-            cache.admit(request, hits, found + tokens)
-            self.enter(request, found, now_ns)
+            cache.admit(request, hits, computed + tokens)
+            self.enter(request, found, now_ns, recalled)
+            if tiers is not None:
+                tiers.recall(self, request, found, now_ns)
             self.chunks.append((request, tokens))
         self.budget = budget
 
-    def enter(self, request: Request, found: int, now_ns: int) -> None:
-        """Let a request run, ``found`` tokens of which are there already."""
+    def enter(self, request: Request, found: int, now_ns: int, recalled: int = 0) -> None:
+        """Let a request run, ``found`` tokens of which are there already, and ``recalled`` more come from tiers."""
         requests, row = self.requests, request.row
         request.admission = self._admissions
         self._admissions += 1
-        request.computed_tokens = found
+        request.computed_tokens = found + recalled
         self.running[row] = request
         self.prefilling.append(request)
         if requests.first_scheduled_ns[row] < 0:
@@ -461,8 +495,8 @@ class Instance:
             return
         self.log.readmitted_ns.append(now_ns)
         self.log.readmitted_request.append(row)
-        if request.lost_tokens > found:
-            requests.recomputed_tokens[row] += request.lost_tokens - found
+        if request.lost_tokens > found + recalled:
+            requests.recomputed_tokens[row] += request.lost_tokens - found - recalled
         request.lost_tokens = 0
 
     # Time -----------------------------------------------------------------------------------------------------
@@ -494,6 +528,8 @@ class Instance:
 
     def _time_step(self, now_ns: int, horizon_ns: int) -> None:
         self.planned_shape = shape = self._shape()
+        if self.ready_ns > now_ns:
+            now_ns = self.ready_ns
         steps = 1 if self.chunks or self.paused or not self._skipping else run_steps(self)
         if steps == 1:
             self.ends_ns = (now_ns + self.step_model.duration_ns(shape),)
@@ -513,6 +549,9 @@ class Instance:
         if steps == 0:
             return []
         log_steps(self, steps)
+        if self.tiers is not None:
+            completed = [(request, request.computed_tokens) for request, _ in self.chunks]
+            self.tiers.end_steps(self, self.ends_ns, self.tiers.recalls, completed)
         return self._end_step(steps, now_ns)
 
     def _end_step(self, steps: int, now_ns: int) -> list[Request]:

@@ -121,7 +121,7 @@ class LssGroup(Group):
     def _pass_members(self, shapes: Sequence[StepShape | None], now_ns: int) -> list[int]:
         """Return when each member leaves the last stage."""
         plan = self.member_plan
-        at_ns = ends_ns = [now_ns] * len(shapes)
+        at_ns = ends_ns = [max(now_ns, rank.ready_ns) for rank in self.ranks]
         for free_ns, (busy_ns, send_ns) in zip(self._free_ns, plan.member_times_ns(shapes), strict=True):
             if min(busy_ns) < 1 or send_ns < 0:
                 raise InvariantError(f"execution plan {type(plan).__name__}: a stage takes at least 1 ns, a way 0")

@@ -45,6 +45,8 @@ def preempt(instance: Instance, request: Request, scheduled_tokens: int) -> None
         request.num_blocks = max(request.num_blocks, held)
     else:
         instance.prefilling.remove(request)
+    if instance.tiers is not None and instance.tiers.swaps:
+        instance.tiers.swap_out(instance, request)
     instance.cache.release(request, request.computed_tokens + scheduled_tokens)
     request.lost_tokens = request.computed_tokens
     request.computed_tokens = 0

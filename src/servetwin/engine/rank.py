@@ -7,6 +7,7 @@ may be scheduled next have one, too. When a batch has ended its cohort joins tho
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from servetwin.engine.base import EngineSettings, Ordering, RequestLog, Scheduler
@@ -15,6 +16,8 @@ from servetwin.engine.instance import Instance
 from servetwin.engine.preemption import leave_cohort
 from servetwin.engine.records import ROWS_AT_ONCE, log_span, write_rows
 from servetwin.engine.request import Request
+from servetwin.engine.tiers import Completed, InstanceTiers
+from servetwin.memory.tiers import Recall
 from servetwin.step.base import StepModelBase, StepShape
 from servetwin.step.plans.base import ExecutionPlan
 
@@ -40,6 +43,8 @@ class _Batch:
     tokens: int
     kv_used_blocks: int
     kv_cached_blocks: int
+    recalls: Sequence[Recall]
+    completed: Sequence[Completed]
 
 
 class Rank(Instance):
@@ -49,7 +54,7 @@ class Rank(Instance):
     ----------
     plan
         The group's plan.
-    requests, number, distinct
+    requests, number, distinct, tiers
         As of an instance.
     """
 
@@ -65,14 +70,22 @@ class Rank(Instance):
         *,
         number: int = 0,
         distinct: bool = True,
+        tiers: InstanceTiers | None = None,
     ) -> None:
         super().__init__(
-            settings, scheduler, ordering, _TimedByGroup(plan.needs), requests, number=number, distinct=distinct
+            settings,
+            scheduler,
+            ordering,
+            _TimedByGroup(plan.needs),
+            requests,
+            number=number,
+            distinct=distinct,
+            tiers=tiers,
         )
         self.has_lanes = plan.num_stages > 1
         lanes = plan.num_stages + 1 if self.has_lanes else 1
         self._cohorts = [
-            DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self.shares_blocks, lane=lane)
+            DecodeCohort(settings.block_size, extremes=self._keeps_extremes, members=self._knows_members, lane=lane)
             for lane in range(lanes)
         ]
         self.cohort = self._cohorts[0]
@@ -84,6 +97,9 @@ class Rank(Instance):
     def schedule(self, now_ns: int) -> StepShape | None:
         """Schedule a batch of those who are in none; None when there is nobody to schedule."""
         self._known_ns = self.start_ns = now_ns
+        if self.tiers is not None:
+            self.ready_ns = 0
+            self.tiers.begin_step(now_ns)
         while True:
             self._schedule(now_ns)
             if self.decoding or self.chunks:
@@ -100,6 +116,9 @@ class Rank(Instance):
     def launch(self, end_ns: int) -> None:
         """Let what was scheduled be in flight until ``end_ns``; a rank without a batch runs a dummy one."""
         cache, cohort = self.cache, self.cohort if self.decoding else None
+        recalls: Sequence[Recall] = ()
+        if self.tiers is not None:
+            recalls, self.tiers.recalls = self.tiers.recalls, []
         self._batches.append(
             _Batch(
                 start_ns=self.start_ns,
@@ -111,6 +130,8 @@ class Rank(Instance):
                 tokens=sum(tokens for _, tokens in self.chunks) + (cohort.size if cohort else 0),
                 kv_used_blocks=cache.num_blocks - cache.free_blocks,
                 kv_cached_blocks=cache.cached_blocks,
+                recalls=recalls,
+                completed=[(request, request.computed_tokens) for request, _ in self.chunks],
             )
         )
         self._steps_planned += 1
@@ -162,6 +183,8 @@ class Rank(Instance):
         self.decoding, self.chunks = batch.cohort is not None, batch.last_chunks
         if batch.cohort is not None:
             self.cohort = batch.cohort
+        if self.tiers is not None:
+            self.tiers.end_steps(self, (now_ns,), batch.recalls, batch.completed)
         finished = self._end_step(1, now_ns)
         self.decoding, self.chunks = scheduled
         if self.cohort is not ready:

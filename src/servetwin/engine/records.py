@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, islice, repeat
+from array import array
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
 from servetwin.engine.request import Request
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from servetwin.engine.instance import Instance
 
 ROWS_AT_ONCE = 128
+
+STEPS_AT_ONCE = 24
+"""Runs of at least so many steps go into the log's columns by themselves."""
 
 
 def log_span(instance: Instance, request: Request) -> None:
@@ -41,21 +45,45 @@ def log_steps(instance: Instance, steps: int) -> None:
 
 
 def _log_further_steps(instance: Instance, steps: int, used: int) -> None:
-    cache, size, ends, rows = instance.cache, instance.cohort.size, instance.ends_ns, instance.step_rows
+    used_blocks, cached_blocks = _blocks_of_further_steps(instance, steps, used)
+    ends, size = instance.ends_ns, instance.cohort.size
+    if steps < STEPS_AT_ONCE:
+        rows = zip(ends, ends[1:steps], repeat(size), repeat(size), used_blocks, cached_blocks, strict=False)
+        instance.step_rows.extend(rows)
+        return
+    write_rows(instance)
+    log, ends = instance.log, list(ends)
+    log.start_ns.fromlist(ends[: steps - 1])
+    log.end_ns.fromlist(ends[1:steps])
+    log.decoded.extend(array("i", [size]) * (steps - 1))
+    log.tokens.extend(array("i", [size]) * (steps - 1))
+    log.kv_used_blocks.fromlist(used_blocks)
+    log.kv_cached_blocks.fromlist(cached_blocks)
+
+
+def _blocks_of_further_steps(instance: Instance, steps: int, used: int) -> tuple[list[int], list[int]]:
+    """Take the blocks of a run's later steps, and let those be found that they fill; return used and cached ones."""
+    cache = instance.cache
     needed = instance.cohort.blocks_of_rounds(1, steps + 1)
     if cache.cached_blocks == 0 and not instance.shares_blocks:
-        in_use = islice(accumulate(needed[:-1], initial=used), 1, None)
-        rows.extend(zip(ends, ends[1:steps], repeat(size), repeat(size), in_use, repeat(0), strict=False))
         cache.take(sum(needed[:-1]))
-        return
+        return list(accumulate(needed[:-1], initial=used))[1:], [0] * (steps - 1)
     used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
-    for i in range(1, steps):
-        if needed[i - 1]:
-            cache.take(needed[i - 1])
-            used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
-        if needed[i] and instance.shares_blocks:  # who begins a block in the next round fills one in this
+    used_blocks: list[int] = []
+    cached_blocks: list[int] = []
+    for i, blocks in enumerate(needed):
+        if not blocks:
+            continue
+        if i and instance.shares_blocks and i < steps:  # who begins a block in the next round fills one in this
             instance.register_filling(i)
-        rows.append((ends[i - 1], ends[i], size, size, used, cached))
+        if i < steps - 1:
+            same = i - len(used_blocks)
+            used_blocks += [used] * same
+            cached_blocks += [cached] * same
+            cache.take(blocks)
+            used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
+    same = steps - 1 - len(used_blocks)
+    return used_blocks + [used] * same, cached_blocks + [cached] * same
 
 
 def write_rows(instance: Instance) -> None:

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from servetwin.engine.prefix_cache import Block
     from servetwin.engine.prefix_runs import Run
 
-LOCAL, WANTED, LOADING, LANDED = range(4)
-"""Where a request's KV comes from: it is computed here, or comes from elsewhere (and how far that is)."""
+LOCAL, WANTED, LOADING, LANDED, RECALLED = range(5)
+"""Where a request's KV comes from: it is computed here, or comes from another instance or from tiers (and how far
+that is)."""
 
 NO_KEYS: Sequence[int] = ()
 NO_BLOCKS: list[Block] = []
@@ -44,7 +45,9 @@ class Request:
     base, start_round, finish_round, lane
         In the cohort: its context is ``base`` + the cohort's rounds; when it came, when it will finish, which cohort.
     remote
-        Whether its prompt's KV comes from another instance: no, wanted, loading, landed.
+        Whether KV comes from another instance: no, wanted, loading, landed; or has come from tiers.
+    chunk_keys, saved_chunks
+        Where there are KV tiers: keys of its chunks, and how many of the first ones it has saved since its admission.
     in_flight
         While it prefills in a pipeline: batches in flight that compute one of its chunks.
     """
@@ -54,6 +57,7 @@ class Request:
         "arrival_ns",
         "base",
         "blocks",
+        "chunk_keys",
         "computed_tokens",
         "finish_round",
         "generated_tokens",
@@ -70,6 +74,7 @@ class Request:
         "remote",
         "row",
         "run",
+        "saved_chunks",
         "start_round",
     )
 
@@ -82,6 +87,8 @@ class Request:
         self.output_tokens = output_tokens
         self.order_key = order_key
         self.keys = NO_KEYS
+        self.chunk_keys = NO_KEYS
+        self.saved_chunks = 0
         self.known_tokens = prompt_tokens
         self.computed_tokens = 0
         self.generated_tokens = 0

@@ -20,6 +20,8 @@ def run_steps(instance: Instance) -> int:
     if instance.waiting and not instance.closed and looks_again:
         return 1  # who waits may need fewer blocks once others have cached more, or be let in one step later
     steps = instance.cohort.rounds_to_finish(instance.run_limit)
+    if instance.tiers is not None and instance.tiers.cuts_runs:
+        steps = instance.tiers.steps_to_save(instance, steps)
     free = instance.cache.free_blocks
     if (steps // instance.block_size + 1) * instance.cohort.size <= free:
         return steps

@@ -1,4 +1,4 @@
-"""What instances, pools and links did over time."""
+"""What instances, pools, links and KV tiers did over time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from servetwin.cluster.base import LinkRecord
 from servetwin.core.units import NS_PER_S
 from servetwin.metrics.encoding import encoder_series
 from servetwin.metrics.records import Floats, Records, Scope
+from servetwin.metrics.tiers import tier_series
 from servetwin.metrics.timeline import Grid, busy_fraction, timeline, transferring
 
 Series = dict[str, NDArray[Any]]
@@ -30,7 +31,7 @@ RESOURCE_METRICS = (
 
 
 def resource_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, Series]]:
-    """Yield kind (``"instance"``, ``"pool"``, ``"link"``, ``"encoder"``), name and series of all resources.
+    """Yield kind (``"instance"``, ``"pool"``, ``"link"``, ``"encoder"``, ``"tier"``), name and series of all resources.
 
     Of links, those that were used.
     """
@@ -43,6 +44,8 @@ def resource_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, Se
         if len(link.start_ns):
             yield "link", link.name, link_series(link, grid)
     yield from encoder_series(records, grid)
+    for tier in records.outcome.tiers:
+        yield "tier", tier.tier.name, tier_series(tier, grid)
 
 
 def _series(records: Records, grid: Grid, scope: Scope) -> Series:

@@ -13,6 +13,7 @@ from servetwin.metrics.breakdown import breakdown_ns
 from servetwin.metrics.encoding import encoder_summary
 from servetwin.metrics.records import Floats, Records, Rows, Scope, column, latencies_s
 from servetwin.metrics.stats import describe, describe_weighted
+from servetwin.metrics.tiers import tier_hit_rate, tier_summaries
 from servetwin.metrics.timeline import Grid, most_intervals
 from servetwin.metrics.tokens import TokenLog
 
@@ -32,6 +33,7 @@ def summarize(records: Records, tokens: TokenLog, *, seed: int, scenario_hash: s
         **_summarize(records, tokens, records.cluster),
         **encoder_summary(records),
         **_pools(records, tokens),
+        **({"tiers": tier_summaries(records)} if records.outcome.tiers else {}),
         "instances": [
             {"name": spec.name, "pool": spec.pool, "device": spec.device, "model": spec.model}
             | _summarize(records, tokens, scope)
@@ -164,6 +166,7 @@ def _kv(records: Records, scope: Scope) -> dict[str, Any]:
         "blocks": sum(records.instances[i].settings.num_blocks for i in scope.instances),
         "peak_used_fraction": max(used, default=0.0),
         "prefix_hit_rate": _hit_rate(records, scope.prompts),
+        **({"tier_hit_rate": tier_hit_rate(records, scope.prompts)} if records.outcome.tiers else {}),
     }
 
 

@@ -14,6 +14,7 @@ from servetwin.metrics.breakdown import breakdown_ns
 from servetwin.metrics.encoding import encoder_columns
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, latencies_s
 from servetwin.metrics.resources import resource_series
+from servetwin.metrics.tiers import recall_ns, tier_tokens
 from servetwin.metrics.timeline import Grid
 from servetwin.metrics.tokens import TokenLog
 
@@ -53,6 +54,7 @@ def requests_table(records: Records) -> Table:
         "tpot_s": np.where(undefined, np.nan, seconds["tpot_s"]),
         "e2e_s": np.where(undefined, np.nan, seconds["e2e_s"]),
         **_parts(records, names),
+        **_tiers(records),
     }
     table |= encoder_columns(records)
     front_end = records.outcome.front_end
@@ -73,10 +75,18 @@ def _parts(records: Records, names: Sequence[str]) -> Table:
     return {"prefill_instance": _pick(names, records.prefill_instance), **parts} if records.apart else {**parts}
 
 
+def _tiers(records: Records) -> Table:
+    """Return what requests had from KV tiers, where there are any."""
+    if not records.outcome.tiers:
+        return {}
+    waited = np.where(records.admitted, recall_ns(records) / NS_PER_S, np.nan)
+    return {"tier_tokens": tier_tokens(records), "recall_s": waited}
+
+
 def resources_table(records: Records, grid: Grid) -> Table:
     """Return the time series of all resources as a long table: by time, then resource, then metric.
 
-    Resources are the instances, the pools where there are several, and the links that carry KV.
+    Resources are the instances, the pools where there are several, the links that carry KV, and KV tiers.
     """
     keys: list[tuple[str, str, str]] = []
     columns: list[NDArray[Any]] = []

@@ -19,6 +19,7 @@ from servetwin.report.between import breakdown, links
 from servetwin.report.distributions import distribution
 from servetwin.report.energy import energy_figures, energy_section, energy_tiles
 from servetwin.report.figures import heat, lines
+from servetwin.report.kv_tiers import tier_figures, tier_table
 from servetwin.report.page import Figure, charts, page, section
 from servetwin.report.tables import (
     LATENCY_NAMES,
@@ -55,7 +56,7 @@ def run_report(
     several = len(summary["instances"]) > 1
     instances = [_outstanding(measurements)] if several else []
     between = [breakdown(measurements), *links(measurements)] if measurements.records.apart else []
-    energy = energy_figures(summary, power)
+    energy, tiers = energy_figures(summary, power), tier_figures(measurements)
     body = [
         _incomplete(summary),
         f'<div class="limit"><b>What limits it</b>{escape(measurements.limit.sentence)}</div>',
@@ -64,11 +65,13 @@ def run_report(
         section("Latencies", charts(latencies)) if latencies else "",
         section("Over time", charts(over_time)) if over_time else "",
         section("Prefill and decode", charts(between) + pool_table(summary["pools"])) if between else "",
+        section("KV tiers", charts(tiers) + tier_table(summary)) if "tiers" in summary else "",
         energy_section(summary, energy),
         section("Instances", charts(instances) + instance_table(summary["instances"])) if several else "",
         _notices(summary["notices"]),
     ]
-    return page(title, subtitle, "\n".join(body), [*latencies, *over_time, *between, *energy, *instances])
+    figures = [*latencies, *over_time, *between, *tiers, *energy, *instances]
+    return page(title, subtitle, "\n".join(body), figures)
 
 
 def _incomplete(summary: dict[str, Any]) -> str:
@@ -105,6 +108,8 @@ def _tiles(summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
     yield "KV cache, peak", percent(kv["peak_used_fraction"]), f"of {kv['blocks']:,} blocks"
     yield "Preemptions", f"{summary['preemptions']:,}", f"{summary['tokens']['recomputed']:,} tokens recomputed"
     yield "Prefix hit rate", percent(kv["prefix_hit_rate"]), f"{summary['tokens']['cached']:,} tokens cached"
+    if "tier_hit_rate" in kv:
+        yield "Tier hit rate", percent(kv["tier_hit_rate"]), "of prompt tokens, beyond the device's"
     yield from energy_tiles(summary)
 
 

@@ -32,6 +32,7 @@ from servetwin.scenario.plans import build_plan, with_partition
 from servetwin.scenario.router_options import RouterOptions
 from servetwin.scenario.schema import Scenario
 from servetwin.scenario.step_models import build_step_model
+from servetwin.scenario.tiers import with_tiers
 from servetwin.scenario.workload_field import build_workload
 from servetwin.workload.base import Workload
 
@@ -137,7 +138,9 @@ def _build(loaded: LoadedScenario) -> Deployment:
         )
         for pool in scenario.cluster
     )
-    accounting, instances = build_accounting(scenario, replicas, _instances(replicas))
+    accounting, instances = build_accounting(
+        scenario, replicas, with_tiers(_instances(replicas), replicas, scenario.tiers)
+    )
     deployment = Deployment(
         loaded=loaded,
         replicas=replicas,

@@ -25,6 +25,7 @@ from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, Para
 from servetwin.scenario.placement_options import ColdStartOptions, MemoryOptions, PlacementField
 from servetwin.scenario.power_options import PowerOptions
 from servetwin.scenario.router_options import RouterOptions
+from servetwin.scenario.tier_options import TiersField
 from servetwin.scenario.topology_options import TopologyField
 from servetwin.scenario.workload_field import WorkloadField
 
@@ -240,6 +241,9 @@ class PoolOptions(Options):
         "both", description="What its instances compute: prompts (`prefill`), outputs (`decode`), or `both`."
     )
     model: str | None = Field(None, description="Model that this pool serves; default: the scenario's.")
+    tiers: TiersField | None = Field(
+        None, description="KV tiers below its devices, see `docs/kv-tiers.md`; default: the scenario's."
+    )
     hardware: HardwareOptions | None = Field(
         None, description="What a replica runs on; needed by step models that compute from a device."
     )
@@ -339,6 +343,9 @@ class Scenario(Options):
     )
     encoders: EncoderOptions | None = Field(
         None, description="Encoders of images in front of the router; default: encoding takes no time."
+    )
+    tiers: TiersField | None = Field(
+        None, description="KV tiers of all pools that name none of their own, see `docs/kv-tiers.md`."
     )
     workload: WorkloadField = Field(description="The requests, see `docs/workloads.md`.")
     front_end: FrontEndOptions | None = Field(None, description="Delays between clients and the router.")

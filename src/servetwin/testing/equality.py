@@ -39,8 +39,26 @@ def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
         found += [f"request {row}: {name}: fast {a}, stepwise {b}" for name, (a, b) in pairs.items() if a != b]
     if fast.end_ns != slow.end_ns:
         found.append(f"end: fast {fast.end_ns}, stepwise {slow.end_ns}")
+    found += _tier_differences(fast, slow)
     for number, (columns, instance) in enumerate(zip(fast.logs, slow.instances, strict=True)):
         found += [f"instance {number}: {line}" for line in _instance_differences(columns, instance)]
+    return found
+
+
+def _tier_differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
+    """Return whose tiers' logs differ."""
+    found = []
+    for record in fast.tiers:
+        tiers = slow.instances[record.instances[0]].tiers
+        assert tiers is not None
+        tiers.common.arrive(slow.end_ns)
+        other = tiers.common.stores[record.tier].log
+        for name in record.log.columns:
+            a, b = list(getattr(record.log, name)), list(getattr(other, name))
+            if a != b:
+                found.append(
+                    f"tier {record.tier.name!r} of instances {record.instances}: {name}: fast {a}, stepwise {b}"
+                )
     return found
 
 
@@ -81,6 +99,19 @@ def _instance_differences(log: InstanceLog, slow: StepwiseInstance) -> list[str]
     pairs = {
         "preempted": (list(zip(log.preempted_ns, log.preempted_request, strict=True)), slow.preemptions),
         "readmitted": (list(zip(log.readmitted_ns, log.readmitted_request, strict=True)), slow.readmissions),
+        "recalled": (
+            list(
+                zip(
+                    log.recall_request,
+                    log.recall_tier,
+                    log.recall_tokens,
+                    log.recall_ns,
+                    log.recalled_ns,
+                    strict=True,
+                )
+            ),
+            slow.recalled,
+        ),
         "fell idle": (list(zip(log.idle_ns, log.idle_cached_blocks, log.idle_used_blocks, strict=True)), slow.idle),
     }
     found += [

@@ -101,7 +101,7 @@ def random_workload(rng: np.random.Generator) -> Workload:
         workload.model = [("a", "b", None, "c")[int(k)] for k in rng.choice(4, size=n, p=[0.4, 0.3, 0.2, 0.1])]
     _link(rng, workload)
     if rng.random() < 0.5:
-        workload.contents = ListedTokens(_tokens(rng, prompt_tokens + output_tokens))
+        workload.contents = ListedTokens(random_tokens(rng, prompt_tokens + output_tokens))
     return workload
 
 
@@ -130,7 +130,7 @@ def _link(rng: np.random.Generator, workload: Workload) -> None:
     workload.arrival_ns[heads:] = RELEASED_LATER
 
 
-def _tokens(rng: np.random.Generator, lengths: NDArray[np.int64]) -> list[list[int]]:
+def random_tokens(rng: np.random.Generator, lengths: NDArray[np.int64]) -> list[list[int]]:
     """Return token lists that often begin alike."""
     stems = [rng.integers(0, 2, size=80).tolist() for _ in range(int(rng.integers(1, 4)))]
     sequences = []

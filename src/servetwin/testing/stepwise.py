@@ -18,10 +18,11 @@ from servetwin.engine.admission import rejection_reason
 from servetwin.testing.stepwise_instance import StepwiseInstance
 from servetwin.testing.stepwise_kv_cache import StepwiseRequest
 from servetwin.testing.stepwise_routing import StepwiseRouting
+from servetwin.testing.stepwise_tiers import make_tiers
 from servetwin.testing.stepwise_unit import StepwiseUnit
 from servetwin.workload.base import NO_PARENT, DistinctContents, Workload
 
-ARRIVAL, HANDOVER, LANDING, UNIT = range(4)
+ARRIVAL, HANDOVER, LANDING, RECALL, UNIT = range(5)
 
 
 @dataclass(slots=True)
@@ -63,6 +64,10 @@ class _StepwiseLoop:
         known = [int(t) for t in workload.arrival_ns if t >= 0]
         first_poll = min([t + front_end.request_ns for t in known] + [NS_PER_S])
         self.instances = [StepwiseInstance(spec, number, disaggregation) for number, spec in enumerate(specs)]
+        self.contents = workload.contents or DistinctContents(workload.prompt_tokens + workload.output_tokens)
+        tiers = make_tiers([spec.tiers for spec in specs], self.contents)
+        for instance, own in zip(self.instances, tiers, strict=True):
+            instance.tiers = own
         self.units = _units(self.instances, first_poll)
         self.events: list[tuple[int, int, int]] = []
         self.requests = [self._request(row) for row in range(len(workload))]
@@ -111,6 +116,10 @@ class _StepwiseLoop:
                 self._come_to_decode(self.requests[number], now_ns)
             elif kind == LANDING:
                 self._land(now_ns)
+            elif kind == RECALL:
+                instance = self.instances[self.requests[number].instance]
+                instance.land_recall(self.requests[number], now_ns)
+                self._notify(instance, now_ns)
             else:
                 self._look_at(number, now_ns)
         left = [request.row for request in self.requests if request.state == "unfinished"]
@@ -163,10 +172,9 @@ class _StepwiseLoop:
         if request.prompt_tokens + output_tokens > settings.max_model_len or blocks > settings.num_blocks:
             self._reject(request, rejection_reason(settings, request.prompt_tokens, output_tokens), now_ns)
             return
-        contents = self.workload.contents or DistinctContents(self.workload.prompt_tokens + self.workload.output_tokens)
         request.keys = ()
         if settings.enable_prefix_caching:
-            request.keys = contents.block_keys(request.row, settings.block_size)
+            request.keys = self.contents.block_keys(request.row, settings.block_size)
         request.joined_ns = now_ns
         instance.enqueue(request)
         self._notify(instance, now_ns)
@@ -257,6 +265,9 @@ class _StepwiseLoop:
             self._look_later(number, end_ns)
         for rank in unit.ranks:
             self._take_on(rank, now_ns)
+            for landing_ns, request in rank.started:
+                heapq.heappush(self.events, (landing_ns, RECALL, request.row))
+            rank.started = []
 
 
 def _units(instances: Sequence[StepwiseInstance], first_poll_ns: int) -> list[StepwiseUnit]:

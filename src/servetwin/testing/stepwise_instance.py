@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from servetwin.cluster.base import Disaggregation, InstanceSpec
 from servetwin.core.errors import StuckError
 from servetwin.engine.base import FirstToken, SchedulerView
+from servetwin.memory.tiers import Recall
 from servetwin.step.base import StepShape
 from servetwin.testing.stepwise_kv_cache import StepwiseKVCache, StepwiseRequest
+from servetwin.testing.stepwise_tiers import StepwiseTiers
 
 MOST_FRUITLESS_PREEMPTIONS = 10_000
 
@@ -31,6 +33,8 @@ class StepwiseBatch:
     """What one instance computes in one step; empty for a rank that only keeps the others company."""
 
     entries: list[StepwiseEntry] = field(default_factory=list)
+    recalls: list[Recall] = field(default_factory=list)
+    """What it reads from tiers."""
 
     @property
     def decoded(self) -> int:
@@ -62,6 +66,15 @@ class StepwiseInstance:
     def __init__(self, spec: InstanceSpec, number: int, disaggregation: Disaggregation | None) -> None:
         self.spec = spec
         self.number = number
+        self.tiers: StepwiseTiers | None = None
+        self.ready_ns = 0
+        """When the batch that is being put together has all it recalls from tiers."""
+        self.asked_ns = 0
+        self.recalls: list[Recall] = []
+        self.started: list[tuple[int, StepwiseRequest]] = []
+        """When recalls that no step waits for will have come, and for whom."""
+        self.recalled: list[tuple[int, int, int, int, int]] = []
+        """Request, tier, tokens, when, and when they were there."""
         settings = spec.settings
         self.settings = settings
         self.cache = StepwiseKVCache(settings.num_blocks, settings.block_size, settings.enable_prefix_caching)
@@ -96,6 +109,11 @@ class StepwiseInstance:
         """Put a request into the waiting queue."""
         key = self.spec.ordering.key(request.joined_ns, request.priority, request.prompt_tokens)
         bisect.insort(self.waiting, (key, request.row, request), key=lambda item: item[:2])
+
+    def begin_step(self, now_ns: int) -> None:
+        """Begin to put a batch together; it may take several attempts."""
+        self.ready_ns, self.asked_ns = 0, now_ns
+        self.recalls = []
 
     def schedule(self, now_ns: int, known_ns: int) -> bool:
         """Choose the next batch among the requests known at ``known_ns``; return whether there is one."""
@@ -177,6 +195,8 @@ class StepwiseInstance:
         self.fruitless_preemptions += 1
         if self.fruitless_preemptions > MOST_FRUITLESS_PREEMPTIONS:
             raise StuckError(f"{MOST_FRUITLESS_PREEMPTIONS} preemptions without one token in between")
+        if self.tiers is not None and self.tiers.spec.preempted == "swap":
+            self.ready_ns = max(self.ready_ns, self.tiers.swap_out(victim, now_ns))
         self.cache.release(victim.blocks)
         victim.preemptions += 1
         victim.computed_before_preemption = max(victim.computed, victim.computed_before_preemption)
@@ -194,6 +214,8 @@ class StepwiseInstance:
                 goes_on = self._reserve(request, now_ns)
             elif request.remote == "landed":
                 goes_on = self._admit_landed(request, now_ns)
+            elif request.remote == "recalled":
+                goes_on = self._admit_recalled(request, now_ns, chunk)
             else:
                 goes_on = self._admit_local(request, now_ns, chunk)
             if not goes_on:
@@ -202,7 +224,12 @@ class StepwiseInstance:
     def _admit_local(self, request: StepwiseRequest, now_ns: int, chunk: bool) -> bool:
         """Let a request run that computes its KV here."""
         hits = self.cache.lookup(request, request.known_tokens)
-        found = len(hits) * self.settings.block_size
+        on_device = len(hits) * self.settings.block_size
+        found = on_device
+        if self.tiers is not None:
+            found += self.tiers.found(request, on_device, now_ns)
+            if found > on_device and self.tiers.spec.load == "async":
+                return self._load(request, hits, found, now_ns)
         tokens = request.known_tokens - found
         if not chunk and tokens > self.budget:
             return False
@@ -213,15 +240,80 @@ class StepwiseInstance:
             return False
         if not self.cache.allocate(request, hits, found + tokens):
             return False
+        self._recall(request, on_device, now_ns)
+        self._note_admission(request, on_device, found, now_ns)
+        self._enter(request, found, tokens)
+        return True
+
+    def _note_admission(self, request: StepwiseRequest, on_device: int, found: int, now_ns: int) -> None:
         if request.first_scheduled_ns >= 0:
             self.readmissions.append((now_ns, request.row))
         else:
             request.first_scheduled_ns = now_ns
-            request.cached_tokens = found
+            request.cached_tokens = on_device
         request.recomputed_tokens += max(0, request.computed_before_preemption - found)
         request.computed_before_preemption = 0
-        self._enter(request, found, tokens)
+
+    def _load(self, request: StepwiseRequest, hits: list[int], found: int, now_ns: int) -> bool:
+        """Give a request blocks for what comes from the tiers while steps go on; it takes no seat and no budget."""
+        assert self.tiers is not None
+        held = request.known_tokens if self.settings.scheduler_reserve_full_isl else found
+        if self.cache.missing(request, hits, held) > len(self.cache.free):
+            return False
+        self.cache.reserve(request, hits, found)
+        self.waiting.pop(0)
+        self.num_loading += 1
+        request.remote = "loading"
+        request.saved_chunks = 0
+        request.computed = found
+        request.on_device = len(hits) * self.settings.block_size
+        recall, self.asked_ns, parts = self.tiers.recall(request, request.on_device, now_ns, self.asked_ns)
+        self.ready_ns = max(self.ready_ns, self.asked_ns)
+        request.recall = recall
+        self.recalled += [(request.row, tier, tokens, now_ns, end_ns) for tier, tokens, end_ns in parts]
+        self.started.append((max(end_ns for _, _, end_ns in parts), request))
         return True
+
+    def land_recall(self, request: StepwiseRequest, now_ns: int) -> None:
+        """Put a request whose KV has come from the tiers back where it stood in the queue."""
+        assert self.tiers is not None
+        assert request.recall is not None
+        self.tiers.finish_recall(request.recall, now_ns)
+        request.remote = "recalled"
+        self.num_loading -= 1
+        self.cache.register(request, request.computed)
+        self.enqueue(request)
+
+    def _admit_recalled(self, request: StepwiseRequest, now_ns: int, chunk: bool) -> bool:
+        """Let a request run whose KV has come from the tiers."""
+        tokens = request.known_tokens - request.computed
+        if not chunk and tokens > self.budget:
+            return False
+        if chunk:
+            tokens = min(self._cap(tokens), self.budget)
+        whole = self.cache.missing(request, [], request.known_tokens)
+        if self.settings.scheduler_reserve_full_isl and whole > len(self.cache.free):
+            return False
+        if not self.cache.allocate(request, [], request.computed + tokens):
+            return False
+        request.remote = ""
+        self._note_admission(request, request.on_device, request.computed, now_ns)
+        self._enter(request, request.computed, tokens)
+        return True
+
+    def _recall(self, request: StepwiseRequest, on_device: int, now_ns: int) -> None:
+        """Read from the tiers what they have of a request that is let in."""
+        request.saved_chunks = 0
+        if self.tiers is None:
+            return
+        recall, self.asked_ns, parts = self.tiers.recall(request, on_device, now_ns, self.asked_ns)
+        self.ready_ns = max(self.ready_ns, self.asked_ns)
+        if not parts:
+            return
+        self.recalls.append(recall)
+        for tier, tokens, end_ns in parts:
+            self.ready_ns = max(self.ready_ns, end_ns)
+            self.recalled.append((request.row, tier, tokens, now_ns, end_ns))
 
     def _enter(self, request: StepwiseRequest, found: int, tokens: int) -> None:
         self.waiting.pop(0)
@@ -259,12 +351,15 @@ class StepwiseInstance:
             return False
         request.remote = ""
         request.decode_admitted_ns = now_ns
+        if self.tiers is not None:
+            request.saved_chunks = len(self.tiers.keys(request, request.known_tokens - 1))
         self._enter(request, request.known_tokens - 1, 1)
         return True
 
     def start(self) -> StepwiseBatch:
         """Send what was scheduled on its way; its tokens count as computed from now on."""
-        batch = StepwiseBatch()
+        batch = StepwiseBatch(recalls=self.recalls)
+        self.recalls = []
         for request, tokens in self.scheduled.values():
             context = request.computed
             request.computed += tokens
@@ -286,6 +381,12 @@ class StepwiseInstance:
     def complete(self, batch: StepwiseBatch, now_ns: int) -> list[StepwiseRequest]:
         """End a batch: tokens appear; return the requests that finished."""
         finished = []
+        if self.tiers is not None:
+            for recall in batch.recalls:
+                self.tiers.finish_recall(recall, now_ns)
+            for entry in batch.entries:
+                if self.tiers.spec.saves == "all" or not entry.decodes:
+                    self.tiers.save(entry.request, entry.context + entry.tokens, now_ns)
         for entry in batch.entries:
             request = entry.request
             request.in_flight.remove(batch)

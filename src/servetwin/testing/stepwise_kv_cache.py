@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from servetwin.memory.tiers import Recall
+
 if TYPE_CHECKING:
     from servetwin.testing.stepwise_instance import StepwiseBatch
 
@@ -36,13 +38,19 @@ class StepwiseRequest:
     computed: int = 0
     computed_before_preemption: int = 0
     prefilling: bool = True
-    remote: Literal["", "wanted", "loading", "landed"] = ""
-    """How far the KV is that another instance computed; nothing where it is computed here."""
+    remote: Literal["", "wanted", "loading", "landed", "recalled"] = ""
+    """How far the KV is that another instance computed, or that it has come from tiers; nothing where it is computed
+    here."""
+    recall: Recall | None = None
+    on_device: int = 0
+    """Tokens that the device had when the recall began that no step waits for."""
     prefill_instance: int = -1
     handed_over_ns: int = -1
     transfer_ns: int = -1
     landed_ns: int = -1
     decode_admitted_ns: int = -1
+    saved_chunks: int = 0
+    """Chunks that it has saved to the tiers since it was admitted last."""
     blocks: list[int] = field(default_factory=list)
     in_flight: list[StepwiseBatch] = field(default_factory=list)
     """The batches that it is in and that have not ended."""

@@ -9,7 +9,7 @@ import numpy as np
 from servetwin.cluster.base import ClusterView, RequestView, Role, Router
 from servetwin.testing.stepwise_instance import StepwiseInstance
 from servetwin.testing.stepwise_kv_cache import StepwiseRequest
-from servetwin.workload.base import Workload
+from servetwin.workload.base import DistinctContents, Workload
 
 
 class StepwiseRouting:
@@ -21,6 +21,7 @@ class StepwiseRouting:
         self.staleness_ns = staleness_ns
         self.view: ClusterView | None = None
         self.view_ns = 0
+        self.contents = workload.contents or DistinctContents(workload.prompt_tokens + workload.output_tokens)
 
     def candidates(self, request: StepwiseRequest, roles: Sequence[Role]) -> list[int]:
         """Return the numbers of the instances of some roles that serve a request's model."""
@@ -40,9 +41,20 @@ class StepwiseRouting:
         seen = RequestView(
             request.row, now_ns, request.prompt_tokens, request.session_id, request.model, request.priority, keys
         )
+        seen.reusable_tokens = lambda number: self._reusable_tokens(request, number, now_ns)
         if self.view is None or now_ns - self.view_ns >= self.staleness_ns:
             self.view, self.view_ns = self._look(), now_ns
         return router.choose(seen, self.view, np.array(candidates, dtype=np.int64))
+
+    def _reusable_tokens(self, request: StepwiseRequest, number: int, now_ns: int) -> int:
+        """Return how many tokens of a prompt an instance has, on its device and in its tiers."""
+        instance = self.instances[number]
+        if not instance.settings.enable_prefix_caching:
+            return 0
+        keys = self.contents.block_keys(request.row, instance.settings.block_size)
+        asked = StepwiseRequest(request.row, request.prompt_tokens, 1, keys=keys)
+        on_device = len(instance.cache.lookup(asked, request.prompt_tokens)) * instance.settings.block_size
+        return on_device + (instance.tiers.found(asked, on_device, now_ns) if instance.tiers is not None else 0)
 
     def _look(self) -> ClusterView:
         """Return what can be seen now; a request whose KV is on its way still waits."""

@@ -88,6 +88,7 @@ class StepwiseUnit:
     def _schedule_rank(self, rank: StepwiseInstance, now_ns: int) -> bool:
         """Let a rank schedule a batch; with nothing in flight it tries again where it only preempted somebody."""
         known_ns = self._known_ns(now_ns)
+        rank.begin_step(now_ns)
         while not rank.schedule(now_ns, known_ns):
             if self.waves or (not rank.preempted and known_ns == now_ns):
                 return False
@@ -104,7 +105,7 @@ class StepwiseUnit:
     def _start_wave(self, now_ns: int) -> int:
         batches = [rank.start() for rank in self.ranks]
         shapes = [self._shape(rank, batch) for rank, batch in zip(self.ranks, batches, strict=True)]
-        arrival_ns = end_ns = now_ns
+        arrival_ns = end_ns = max([now_ns] + [rank.ready_ns for rank in self.ranks])
         for stage, (busy_ns, send_ns) in enumerate(self._stage_times_ns(shapes)):
             end_ns = max(arrival_ns, self.stage_free_ns[stage]) + busy_ns
             self.stage_free_ns[stage] = end_ns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 
-from servetwin.memory.tiers.base import ChunkTree, evictions
+from servetwin.memory.tiers.base import ChunkTree, evictions, one_by_one
 
 _Queue = OrderedDict[int, None]
 """Keys, the least recent first."""
@@ -22,6 +22,7 @@ class AdaptiveReplacement:
     keeps_prefixes = False
 
     def __init__(self, tree: ChunkTree, capacity_chunks: int) -> None:
+        self._tree = tree
         self._capacity = capacity_chunks
         self._wanted = 0.0
         """How many chunks T1 should have (the paper's p)."""
@@ -50,7 +51,11 @@ class AdaptiveReplacement:
                 del self._once[key]
                 self._often[key] = None
 
-    def victim(self, pinned: Container[int], incoming: int) -> int | None:
+    def victims(self, pinned: Container[int], incoming: Sequence[int]) -> list[tuple[int, int]]:
+        """Give up chunk by chunk."""
+        return one_by_one(self._tree, self._victim, pinned, incoming)
+
+    def _victim(self, pinned: Container[int], incoming: int) -> int | None:
         """Return the least recent chunk of T1 if it is larger than it should be, else of T2."""
         was_often = incoming in self._often_gone
         self._adapt(incoming)

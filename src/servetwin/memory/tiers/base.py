@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import chain, repeat
 from typing import Protocol
 
@@ -62,7 +62,9 @@ class ChunkTree:
 
 
 class Eviction(Protocol):
-    """Decides which chunk a full tier gives up. It sees what is held (``tree``) and changes nothing there.
+    """Decides which chunks a full tier gives up.
+
+    It sees what is held (``tree``) and removes nothing but its victims.
 
     Factories take ``(tree: ChunkTree, capacity_chunks: int)`` and their own options by keyword.
     """
@@ -82,12 +84,33 @@ class Eviction(Protocol):
         """Learn that a prompt's first ``count`` chunks were used, as far as they are held; the last one is."""
         ...
 
-    def victim(self, pinned: Container[int], incoming: int) -> int | None:
-        """Choose a held chunk that is not pinned, to be given up for ``incoming``; None if there is none.
+    def victims(self, pinned: Container[int], incoming: Sequence[int]) -> list[tuple[int, int]]:
+        """Choose held chunks that are not pinned, one for each of ``incoming``, as far as there are any.
 
-        The tier removes it from the tree right after.
+        Each is removed from the tree (`ChunkTree.remove`) before the next one is chosen.
+
+        Returns
+        -------
+        list of (int, int)
+            The key of the chunk before, and its own.
         """
         ...
+
+
+def one_by_one(
+    tree: ChunkTree,
+    victim: Callable[[Container[int], int], int | None],
+    pinned: Container[int],
+    incoming: Sequence[int],
+) -> list[tuple[int, int]]:
+    """Return the victims of a policy that chooses each by itself; None from it: there are no more."""
+    gone = []
+    for key in incoming:
+        chosen = victim(pinned, key)
+        if chosen is None:
+            break
+        gone.append((tree.remove(chosen), chosen))
+    return gone
 
 
 evictions: Registry[Eviction] = Registry("eviction")

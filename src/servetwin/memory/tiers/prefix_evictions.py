@@ -61,36 +61,54 @@ class _PrefixEviction:
     def _is_next(self, rank: Rank, key: int) -> bool:
         return key in self._tree.before and key not in self._tree.followers and rank == self._rank(key)
 
-    def victim(self, pinned: Container[int], incoming: int) -> int | None:
-        """Return the leaf of the smallest rank that is not pinned."""
-        kept = []
-        found = None
-        while self._leaves and found is None:
+    def victims(self, pinned: Container[int], incoming: Sequence[int]) -> list[tuple[int, int]]:
+        """Give up a leaf of the smallest rank that is not pinned for each chunk that comes, one by one."""
+        kept: list[tuple[Rank, int]] = []
+        gone: list[tuple[int, int]] = []
+        while self._leaves and len(gone) < len(incoming):
             entry = heapq.heappop(self._leaves)
             if not self._is_next(*entry):
                 continue
             if entry[1] in pinned:
                 kept.append(entry)
             else:
-                found = entry[1]
+                self._give_up_from(entry[1], pinned, len(incoming), gone)
         for entry in kept:
             heapq.heappush(self._leaves, entry)
-        if found is not None:
-            self._leave(found)
-        return found
+        return gone
 
-    def _leave(self, key: int) -> None:
-        """Leave what was noted at a chunk to the one before it, which may be a leaf now."""
-        latest, uses = self._latest.pop(key, 0), self._uses.pop(key, 0)
-        before = self._tree.before[key]
+    def _give_up_from(self, key: int, pinned: Container[int], wanted: int, gone: list[tuple[int, int]]) -> None:
+        """Give up a leaf, and those before it as long as each is the next to go: without the heap, which is slower."""
+        tree, leaves, noted, counted = self._tree, self._leaves, self._latest, self._uses
+        held, followers = tree.before, tree.followers
+        next_rank = leaves[0] if leaves else None
+        latest, uses = noted.pop(key, 0), counted.pop(key, 0)
+        while True:
+            before = held[key]
+            gone.append((before, key))
+            if followers.get(before, 0) != 1 or before not in held:
+                tree.remove(key)
+                self._leave(before, latest, uses)
+                return
+            del held[key], followers[before]  # as `ChunkTree.remove` does with a leaf, the only one behind another
+            if before in noted:
+                latest = max(latest, noted.pop(before))
+            if before in counted:
+                uses += counted.pop(before)
+            if len(gone) == wanted or before in pinned or (next_rank and next_rank < ((uses, latest), before)):
+                self._leave(before, latest, uses)
+                heapq.heappush(leaves, (self._rank(before), before))
+                return
+            key = before
+
+    def _leave(self, before: int, latest: int, uses: int) -> None:
+        """Leave what was noted at and behind chunks that went to the one before them, if that is held."""
         if before not in self._tree.before:
             return
         if latest > self._latest.get(before, 0):
             self._latest[before] = latest
         if uses:
             self._count(before, uses)
-        if self._tree.followers[before] == 1:
-            self._push(before)
 
 
 @evictions.register("lru")

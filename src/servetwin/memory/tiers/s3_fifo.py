@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 
-from servetwin.memory.tiers.base import ChunkTree, evictions
+from servetwin.memory.tiers.base import ChunkTree, evictions, one_by_one
 
 _MOST_USES = 3
 
@@ -28,6 +28,7 @@ class S3Fifo:
     keeps_prefixes = False
 
     def __init__(self, tree: ChunkTree, capacity_chunks: int, small_share: float = 0.1) -> None:
+        self._tree = tree
         self._small_chunks = max(1, int(capacity_chunks * small_share))
         self._ghosts_at_most = max(1, capacity_chunks - self._small_chunks)
         self._small: OrderedDict[int, int] = OrderedDict()
@@ -51,7 +52,11 @@ class S3Fifo:
                 if key in queue:
                     queue[key] = min(queue[key] + 1, _MOST_USES)
 
-    def victim(self, pinned: Container[int], incoming: int) -> int | None:
+    def victims(self, pinned: Container[int], incoming: Sequence[int]) -> list[tuple[int, int]]:
+        """Give up chunk by chunk."""
+        return one_by_one(self._tree, self._victim, pinned, incoming)
+
+    def _victim(self, pinned: Container[int], incoming: int) -> int | None:
         """Return the next chunk to go; pinned ones go round."""
         if len(self._small) >= self._small_chunks:
             first = self._from_small(pinned)

@@ -149,16 +149,12 @@ class ChunkStore:
 
     def _make_room(self, keys: Sequence[int], places: Sequence[int]) -> tuple[Sequence[int], list[tuple[int, int]]]:
         """Return the first places that there is room for, and what was given up."""
-        gone = []
         room = self.capacity_chunks - len(self)
-        while room < len(places):
-            victim = self._eviction.victim(self._pinned, keys[places[room]])
-            if victim is None:
-                break
-            gone.append((self._tree.remove(victim), victim))
-            room += 1
+        if room >= len(places):
+            return places, []
+        gone = self._eviction.victims(self._pinned, [keys[place] for place in places[room:]])
         self.evicted_chunks += len(gone)
-        return places[:room], gone
+        return places[: room + len(gone)], gone
 
     def pin(self, keys: Sequence[int], first: int, count: int) -> Sequence[int]:
         """Keep ``count`` held chunks from being given up, while they are read or written; return what `unpin` takes."""

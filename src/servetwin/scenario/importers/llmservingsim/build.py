@@ -21,6 +21,7 @@ from servetwin.llm.support import check_profiled
 from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, dp_groups, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
+from servetwin.scenario.importers.llmservingsim.kv_tiers import imported_tiers
 from servetwin.scenario.importers.llmservingsim.pim import pim_file, pim_host_io, pim_step
 from servetwin.scenario.importers.llmservingsim.placement import freed_bytes, offload_keys, placement_notices
 from servetwin.scenario.importers.llmservingsim.power import imported_power
@@ -121,6 +122,7 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
         data["disaggregation"] = builder.disaggregation(ROUTERS[routing])
     if source.flags.num_reqs:
         data["workload"]["limit"] = source.flags.num_reqs
+    data |= imported_tiers(cluster, source.flags, source.mode)
     if source.flags.log_interval is not None:
         data["output"] = {"interval_s": source.flags.log_interval}
     power, said = imported_power(source.cluster, pools, source.mode, builder.memories)

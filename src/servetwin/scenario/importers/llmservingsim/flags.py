@@ -7,7 +7,6 @@ from pathlib import Path
 
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.scenario.importers.llmservingsim.cluster import DTYPES, KV_CACHE_DTYPES, checked_utilization
-from servetwin.scenario.importers.llmservingsim.refusals import not_modelled
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,6 @@ class LssFlags:
 PLUMBING = ("output", "run_id", "inputs_root", "cleanup_inputs", "log_level", "enable_block_copy")
 """Flags about how LSS runs, not about what it simulates (block copy is a shortcut of its computation)."""
 
-NOT_MODELLED = {
-    "enable_prefix_sharing": "a prefix cache shared by instances",
-}
-"""Switches that change timing, and the feature each belongs to; refused until it lands."""
-
 ROUTERS = {"LOAD": "load", "RR": "round_robin", "RAND": "random"}
 """LSS's routing policies by the router of servetwin that does the same."""
 
@@ -73,15 +67,10 @@ def check_flags(flags: LssFlags) -> list[str]:
     Raises
     ------
     InputError
-        For a flag whose effect is not modelled, an unknown choice, or a value out of range.
+        For a flag that cannot be honoured, an unknown choice, or a value out of range.
     """
     _check_choices(flags)
     _check_ranges(flags)
-    for attribute, feature in NOT_MODELLED.items():
-        if getattr(flags, attribute):
-            raise not_modelled(flag_name(attribute), flag_name(attribute), feature)
-    if (flags.prefix_storage or "None") != "None":
-        raise not_modelled("--prefix-storage", f"--prefix-storage {flags.prefix_storage}", "KV tiers")
     if flags.skip_prefill:
         reason = "it is inert in LLMServingSim (the prompt is computed all the same, and TTFT is never set); remove it"
         raise InputError(f"--skip-prefill cannot be honoured: {reason}", where="--skip-prefill")

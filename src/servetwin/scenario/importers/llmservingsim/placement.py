@@ -67,12 +67,15 @@ class LssPlacement:
         Place by layer name, before the others.
     ignored
         Rules that LSS reads and does not follow: KV elsewhere.
+    kv_evict_loc
+        Of the default rule: the device that LSS charges for a recall from a KV tier.
     """
 
     default: str = "npu"
     blocks: tuple[tuple[tuple[int, ...], str], ...] = ()
     layers: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    kv_evict_loc: str = "cpu"
 
     @property
     def places(self) -> list[str]:
@@ -106,12 +109,11 @@ def read_placement(placement: object, where: str, cxl: CxlMemory | None) -> LssP
     Raises
     ------
     InputError
-        For an unknown key or place, blocks that are no list of numbers, a CXL device that does not exist, or a
-        ``kv_evict_loc`` other than ``cpu``, which belongs to KV tiers.
+        For an unknown key or place, blocks that are no list of numbers, or a CXL device that does not exist.
     """
     if placement is None:
         return LssPlacement()
-    default, ignored = "npu", []
+    default, ignored, evict = "npu", [], "cpu"
     blocks: list[tuple[tuple[int, ...], str]] = []
     layers: dict[str, str] = {}
     for path, name, rule in _rules(placement, where):
@@ -120,6 +122,7 @@ def read_placement(placement: object, where: str, cxl: CxlMemory | None) -> LssP
             ignored.append(f"{path}.kv_loc")
         if path == f"{where}.default":
             default = weights or default
+            evict = str(rule.get("kv_evict_loc", evict))
         elif name is not None:
             if name not in _LAYERS and name not in _WEIGHTLESS:
                 raise unknown_name("layer", name, (*_LAYERS, *_WEIGHTLESS), where=path)
@@ -127,7 +130,7 @@ def read_placement(placement: object, where: str, cxl: CxlMemory | None) -> LssP
                 layers[name] = weights
         elif weights is not None:
             blocks.append((_block_numbers(rule.get("blocks"), f"{path}.blocks"), weights))
-    return LssPlacement(default, tuple(blocks), layers, tuple(ignored))
+    return LssPlacement(default, tuple(blocks), layers, tuple(ignored), evict)
 
 
 def _check_rule(rule: Mapping[str, Any], path: str, cxl: CxlMemory | None, *, with_blocks: bool) -> str | None:
@@ -138,8 +141,6 @@ def _check_rule(rule: Mapping[str, Any], path: str, cxl: CxlMemory | None, *, wi
         if key not in _KEYS:
             raise unknown_name("key", key, (*_KEYS, "blocks") if with_blocks else _KEYS, where=path)
         _check_place(value, f"{path}.{key}", cxl)
-    if rule.get("kv_evict_loc", "cpu") not in ("cpu", "npu"):
-        raise not_modelled(f"{path}.kv_evict_loc", f"kv_evict_loc {rule['kv_evict_loc']!r}", "KV tiers")
     place = rule.get("weights")
     return None if place is None else str(place)
 

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 from servetwin.core.errors import InputError
 from servetwin.scenario.importers.llmservingsim.cluster import LssInstance
-from servetwin.scenario.importers.llmservingsim.flags import NOT_MODELLED, LssFlags
-from servetwin.scenario.importers.llmservingsim.refusals import not_modelled
+from servetwin.scenario.importers.llmservingsim.flags import LssFlags
 
 T = TypeVar("T", int, bool, str)
 
@@ -49,11 +48,8 @@ def resolve_settings(instance: LssInstance, flags: LssFlags, *, legacy: bool, co
     Raises
     ------
     InputError
-        If the instance asks for something that is not modelled, or its limits contradict each other.
+        If the instance's limits contradict each other.
     """
-    for key, feature in NOT_MODELLED.items():
-        if instance.overrides.get(key):
-            raise not_modelled(f"{instance.where}.{key}", key, feature)
     defaults = LEGACY_DEFAULTS if legacy else MAIN_DEFAULTS
 
     def pick(key: str, default: T) -> T:
