@@ -18,8 +18,8 @@ Group = tuple[int, int]
 def groups(ranks: Parallelism) -> dict[str, Group]:
     """Return the groups of a stage's accelerators, numbered as vLLM numbers them: data, pipeline, context, tensor.
 
-    The experts' group is all accelerators of a stage; with several stages it is not evenly spaced, and taken as if it
-    were, over the same span.
+    The experts' group is all accelerators of a stage; with data parallelism and several stages it is not evenly spaced,
+    and taken as if it were, over the same span.
     """
     inner = ranks.tensor * ranks.prefill_context
     return {
@@ -27,7 +27,7 @@ def groups(ranks: Parallelism) -> dict[str, Group]:
         "decode_context": (ranks.decode_context, 1),
         "prefill_context": (ranks.prefill_context, ranks.tensor),
         "data": (ranks.data, inner * ranks.pipeline),
-        "experts": (ranks.experts_group, ranks.pipeline),
+        "experts": (ranks.experts_group, ranks.pipeline if ranks.data > 1 else 1),
         "stage": (min(2, ranks.pipeline), inner),
     }
 
