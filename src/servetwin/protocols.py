@@ -3,6 +3,8 @@
 from servetwin.cluster.base import (
     ClusterView,
     Disaggregation,
+    EncoderPool,
+    EncoderTime,
     FrontEnd,
     InstanceSpec,
     LinkRecord,
@@ -36,7 +38,15 @@ from servetwin.step.experts.base import (
     expert_placements,
     expert_routings,
 )
-from servetwin.step.plans.base import ExecutionPlan, OverlapModel, RankModel, StageTime, execution_plans
+from servetwin.step.plans.base import (
+    ExecutionPlan,
+    FfnModel,
+    FfnTime,
+    OverlapModel,
+    RankModel,
+    StageTime,
+    execution_plans,
+)
 from servetwin.workload.base import Contents, Workload, WorkloadSource, workload_sources
 
 __all__ = [
@@ -44,12 +54,16 @@ __all__ = [
     "Collectives",
     "Contents",
     "Disaggregation",
+    "EncoderPool",
+    "EncoderTime",
     "EngineSettings",
     "Eviction",
     "ExecutionPlan",
     "ExpertLoad",
     "ExpertPlacement",
     "ExpertRouting",
+    "FfnModel",
+    "FfnTime",
     "FrontEnd",
     "InstanceLog",
     "InstanceSpec",

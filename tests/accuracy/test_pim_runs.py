@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servetwin.calibrate.pim_cases import CAUSES, FIGURE_10, PREDICTED_PIM, figure_10, predicted_pim
+from servetwin.calibrate.pim_cases import CAUSES, FIGURE_10, PREDICTED_PIM, figure_10, predicted_pim, study_energies_j
 
 pytestmark = pytest.mark.measured
 
@@ -17,10 +17,18 @@ def test_predictions_of_lss_are_met_request_by_request(reference: Path) -> None:
 
 
 def test_figure_10_is_met(reference: Path) -> None:
-    """Throughput of mode lss within 5 %, and default mode's difference has its causes."""
+    """Throughput and energy per token of mode lss within 5 %, and default mode's beside them."""
     results = figure_10(reference)
     assert [check for result in results for check in result.missed] == []
-    assert all(len(result.checks) == 2 for result in results)
+    assert all(len(result.checks) == 4 for result in results)
+
+
+def test_energy_of_memory_in_figure_10_is_met(reference: Path) -> None:
+    """Channels at rest, attention in them and what passes to them and back: each within 1 % of the study's."""
+    for name, run in FIGURE_10.items():
+        energy = run.simulate(reference, "lss").energy
+        assert energy is not None
+        assert energy.components_j["dram"] == pytest.approx(study_energies_j(reference, name)["Memory"], rel=0.01)
 
 
 CHANGES = {key: value for change in CAUSES.values() for key, value in change.items()}

@@ -57,9 +57,13 @@ def test_the_older_dialect_is_recognised_and_not_mixed(deployment: Deployment) -
 @pytest.mark.parametrize(
     ("cluster", "name"),
     [
-        (cluster_with(cxl_mem={"mem_size": 1, "mem_bw": 1, "mem_latency": 0}), "cxl_mem"),
-        (cluster_with({"placement": {"default": {"weights": "cpu"}}}), "placement"),
-        (cluster_with({"placement": {"layers": {"moe": {"weights": "cxl:0"}}}}), "placement"),
+        (
+            cluster_with(
+                {"placement": {"default": {"kv_evict_loc": "cxl:0"}}},
+                cxl_mem={"mem_size": 1, "mem_bw": 1, "mem_latency": 0},
+            ),
+            "kv_evict_loc",
+        ),
     ],
 )
 def test_what_is_not_modelled_is_refused_by_name(deployment: Deployment, cluster: dict[str, Any], name: str) -> None:

@@ -111,3 +111,35 @@ def test_groups_and_stages_do_not_attend_in_memory_yet(deployment: Deployment) -
     cluster = with_pim(deployment, {"num_npus": 2, "tp_size": 1, "pp_size": 2})
     with pytest.raises(InputError, match=r"attention in memory with pp_size above 1 or a dp_group.*not modelled yet"):
         step_of(deployment, cluster, OFFLOADING)
+
+
+POWER = {
+    "base_node_power": 60,
+    "npu": {"RTXPRO6000": {"idle_power": 35, "standby_power": 300, "active_power": 600, "standby_duration": 18}},
+    "cpu": {"idle_power": 10, "active_power": 200, "util": 0.15},
+    "dram": {"energy_per_bit": 6.0},
+    "link": {"num_links": 1, "idle_power": 5, "energy_per_bit": 4.0},
+    "nic": {"num_nics": 1, "idle_power": 20},
+    "storage": {"num_devices": 2, "idle_power": 5},
+}
+
+
+@pytest.mark.parametrize("mode", ["lss", "default"])
+def test_channels_that_compute_are_the_nodes_memory_in_its_power_too(deployment: Deployment, mode: str) -> None:
+    """64 of 8 GB at 0.623 W in mode lss, without dimm_size in the file; in default mode they count by themselves."""
+    cluster = with_pim(deployment)
+    cluster["nodes"][0]["power"] = POWER
+    pim_configs = deployment.folder / "pim"
+    power = deployment.scenario(cluster, OFFLOADING, mode=mode, pim_configs=pim_configs)["power"]
+    if mode == "lss":
+        dram = power["lss"]["nodes"][0]["dram"]
+        assert dram == {"dimm_size": 8.0, "idle_power": 0.623, "energy_per_bit": 6.0}
+    else:
+        assert power["node"]["dram"]["count"] == 0
+
+
+def test_energy_of_turns_counts_once_per_request(deployment: Deployment) -> None:
+    """As the study shows; on each channel without turns."""
+    cluster = with_pim(deployment)
+    assert step_of(deployment, cluster, TURNS, "lss")["pim"]["charged"] == "requests"
+    assert "charged" not in step_of(deployment, cluster, OFFLOADING, "lss")["pim"]

@@ -83,7 +83,6 @@ def test_limits_that_vllm_refuses_are_refused(deployment: Deployment) -> None:
     [
         (LssFlags(enable_prefix_sharing=True), "--enable-prefix-sharing is not modelled yet"),
         (LssFlags(prefix_storage="CPU"), "--prefix-storage CPU is not modelled yet"),
-        (LssFlags(enable_local_offloading=True), "--enable-local-offloading is not modelled yet"),
         (LssFlags(skip_prefill=True), "--skip-prefill cannot be honoured: it is inert"),
         (LssFlags(network_backend="ns3"), "--network-backend ns3 cannot be honoured"),
         (LssFlags(request_routing_policy="CUSTOM"), "CUSTOM cannot be honoured"),
@@ -99,14 +98,6 @@ def test_flags_that_cannot_be_honoured_say_why(flags: LssFlags, message: str) ->
     with pytest.raises(InputError) as caught:
         check_flags(flags)
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("key", ["enable_local_offloading"])
-def test_overrides_that_are_not_modelled_are_refused(deployment: Deployment, key: str) -> None:
-    """As the flags of the same name, with the key's path; false is accepted."""
-    assert _engine(deployment, {key: False})
-    with pytest.raises(InputError, match=rf"instances\[0\]\.{key}"):
-        _engine(deployment, {key: True})
 
 
 def test_run_plumbing_is_ignored_with_one_notice() -> None:

@@ -147,6 +147,7 @@ def test_no_command_runs_unless_it_is_allowed() -> None:
         ("print(json.dumps({'time_us': [1.0]}))", r"one time per point \(2\)"),
         ("print(json.dumps({'time_us': [1.0, -1]}))", "answered -1, which is no time"),
         ("print('{\"time_us\": [1.0, NaN]}')", "answered nan, which is no time"),
+        ("print('{\"time_us\": [1e30, 1]}')", "answered 1e\\+30, which is no time"),
         ("print('{\"time_us\": [true, 1]}')", "answered True, which is no time"),
     ],
 )

@@ -1,3 +1,5 @@
+"""The balanced partition on real devices."""
+
 from __future__ import annotations
 
 from servetwin.hardware import load_device

@@ -22,6 +22,7 @@ from servetwin.step.pim.factory import pim_step_model
 from servetwin.step.pim.interleave import Half, halves, lss_halves, makespan_ns
 from servetwin.step.pim.placement import operator_class, read_mapping
 from servetwin.step.roofline import RooflineStepModel
+from servetwin.step.work_columns import StepColumns
 from servetwin.testing.step_models import StepModelConformance, decode_shapes, step_shapes
 
 LLAMA_8B = load_model("meta-llama/Llama-3.1-8B")
@@ -92,7 +93,7 @@ def test_attention_is_never_faster_than_the_banks(
     flops = sum(op.count * op.flops_per_pair * (decodes.kv_tokens + decodes.num) for op in kernels)
     assert flops <= device.flops_per_channel * (device.channels * count // ranks) * time_s * (1 + 1e-9)
     floor_j = attention.kv_bytes(decodes) * ranks * device.access_j_per_byte
-    assert attention.step_j(decodes) >= floor_j
+    assert attention.steps_j(StepColumns.of_shapes([shape]))[0] >= floor_j * (1 - 1e-9)
 
 
 @given(shape=decode_shapes(), more=st.integers(1, 1000))
@@ -137,10 +138,17 @@ def test_lss_gives_work_to_the_least_loaded_channel(prompts: list[int], channels
 
 
 def test_lss_energy_is_peak_less_idle_power_for_as_long_as_channels_work() -> None:
-    """Each of eight entries of one request works for 4,250 ns per layer at 3.18 W more than idle."""
+    """A request works on eight channels at 3.18 W more than idle, or counts on one; with growing KV it takes more."""
     attention = lss(active_w=3.18)
-    assert attention.step_j(Decodes(1, 50, 50, (10,))) == pytest.approx(8 * 32 * 4250e-9 * 3.18)
-    assert attention.io_bytes(Decodes(2, 50, 50, (10, 10))) == 2 * 32 * (12288 + 8192)
+    once, two = StepShape(1, 50, (), 50, 50, 0, (10,)), StepShape(2, 50, (), 50, 50, 0, (10, 10))
+    entry_j = 32 * (333.2538 * 10 + 30675.2739) / 8 * 1e-9 * 3.18
+    columns = StepColumns.of_shapes([once, two])
+    assert attention.steps_j(columns).tolist() == pytest.approx([8 * entry_j, 16 * entry_j])
+    assert lss(active_w=3.18, charged="requests").steps_j(columns)[0] == pytest.approx(entry_j)
+    assert lss(active_w=3.18, kv_grows=True).steps_j(columns)[0] > 8 * entry_j
+    assert attention.link_bytes(columns)[1] == 2 * 32 * (12288 + 8192)
+    with pytest.raises(InputError, match=r"pim\.charged: unknown way to charge energy 'entry'"):
+        lss(charged="entry")
 
 
 def test_lss_has_coefficients_for_four_memories() -> None:
@@ -241,7 +249,6 @@ def test_the_accelerators_work_is_what_is_left_to_it() -> None:
     """Classes that run elsewhere are not among it."""
     shape = StepShape(8, 800, (), 100, 100)
     assert set(ROOFLINE.work(shape)) - set(make().work(shape)) == {"attention_decode"}
-    assert make().pim_energy_j(shape) > 0
     assert make().pim_busy_ns(shape) == make().attention.step_ns(Decodes(8, 800, 100))
 
 
@@ -273,6 +280,7 @@ def test_every_part_of_a_step_has_a_class() -> None:
         ({"pim": {"devise": "HBM-PIM"}}, "did you mean 'device'"),
         ({"pim": {"device": "HBM-PIM", "count": 0}}, "pim.count: a whole number of at least 1"),
         ({"pim": {}}, "pim: device is missing"),
+        ({"pim": {"table": 5}}, "pim.table: the path of a CSV is needed, got 5"),
         ({"mapping": {"gemm": "gpu"}}, "unknown place 'gpu'"),
         ({"mapping": {"gemm": "host"}}, "names no host_device"),
         ({"mapping": {"norms": "pim"}}, "memory has no units"),
@@ -297,7 +305,9 @@ def test_results_of_another_simulator_are_read(tmp_path: Path) -> None:
     table = TableAttention(path, 32)
     assert table.step_ns(Decodes(1, 500)) == pytest.approx(32 * 600)
     assert table.step_ns(Decodes(8, 8 * 2000)) == pytest.approx(32 * 16200)
-    assert table.step_j(Decodes(8, 8000)) == pytest.approx(32 * 88e-9)
+    columns = StepColumns.of_shapes([StepShape(8, 8000, (), 1000, 1000), StepShape(0, 0, ((5, 0),))])
+    assert table.steps_j(columns).tolist() == pytest.approx([32 * 88e-9, 0.0])
+    assert TableAttention(path, 32, None, 2).steps_j(columns)[0] == pytest.approx(2 * 32 * 88e-9)
     model = make(pim={"table": str(path)}, mapping=None)
     assert model.duration_ns(StepShape(8, 8000, (), 1000, 1000)) > 0
     path.write_text("requests,context_tokens,time_ns\n1,0,100\n8,1000,8200\n", encoding="utf-8")

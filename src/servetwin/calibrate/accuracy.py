@@ -13,6 +13,7 @@ from servetwin.calibrate.energy_cases import ENERGY_CASES
 from servetwin.calibrate.ispass_cases import kv_case, throughput_cases
 from servetwin.calibrate.kv_cases import kv_capacity_cases
 from servetwin.calibrate.lss_cases import bench_defaults, bench_fits, lss_summaries, predicted, predicted_parallel
+from servetwin.calibrate.offload_cases import predicted_cxl
 from servetwin.calibrate.pim_cases import figure_10, predicted_pim
 from servetwin.calibrate.roofline_cases import ROOFLINE_CASES
 from servetwin.core.errors import InputError
@@ -32,6 +33,7 @@ CASES: tuple[Case, ...] = (
     *ENERGY_CASES,
     predicted_pim,
     figure_10,
+    predicted_cxl,
 )
 
 PAGE = Path("docs/accuracy.md")

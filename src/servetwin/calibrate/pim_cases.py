@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from servetwin.calibrate.case import CaseResult, Check, percent_check
 from servetwin.calibrate.lss_runs import LssRun, request_times
 from servetwin.scenario.importers.llmservingsim import LssFlags
+from servetwin.scenario.result import Result
 
 REQUEST_PERCENT = 3.0
 FIGURE_PERCENT = 5.0
@@ -51,6 +52,11 @@ FIGURE_10 = {
 NIC_IDLE_W = 11.2
 """The network card's power in the study's configs: the only component whose energy is power times the run's time."""
 
+TOKENS = 131_072
+"""Generated in each run of the study."""
+
+MODES: Mapping[str, Literal["lss", "default"]] = {"`--mode lss`": "lss", "default mode": "default"}
+
 _STEP = "cluster.lss.step"
 
 CAUSES: Mapping[str, Mapping[str, Any]] = {
@@ -82,27 +88,32 @@ def _predicted(reference: Path, name: str, run: LssRun) -> CaseResult:
 
 
 def figure_10(reference: Path) -> list[CaseResult]:
-    """Compare the throughput of the study with mode lss, and with default mode beside it."""
+    """Compare throughput and energy of the study with mode lss, and with default mode beside it."""
     return [_figure_10(reference, name, run) for name, run in FIGURE_10.items()]
 
 
-def study_duration_s(reference: Path, name: str) -> float:
-    """Return how long a run of the study took, from the energy of its network card."""
+def study_energies_j(reference: Path, name: str) -> dict[str, float]:
+    """Return the energies of a run of the study by its own names of components."""
     path = reference / "llmservingsim" / "ispass26" / "figure_10" / "parsed" / "component_energy.tsv"
     with path.open(encoding="utf-8", newline="") as file:
-        energies = {row["component"]: row for row in csv.DictReader(file, delimiter="\t")}
-    return float(energies["NIC"][name]) / NIC_IDLE_W
+        return {row["component"]: float(row[name]) for row in csv.DictReader(file, delimiter="\t")}
 
 
 def _figure_10(reference: Path, name: str, run: LssRun) -> CaseResult:
-    lss = _throughput(run, reference, "lss")
-    ours = _throughput(run, reference, "default")
-    study = 131_072 / study_duration_s(reference, name)
-    checks = [
-        percent_check("throughput", "`--mode lss`", "token/s", study, lss, FIGURE_PERCENT),
-        percent_check("throughput", "default mode", "token/s", study, ours, None),
-    ]
-    remarks = [] if name == "gpu-only" else _chain(reference, run, name, lss, ours)
+    theirs = study_energies_j(reference, name)
+    study = TOKENS / (theirs["NIC"] / NIC_IDLE_W)
+    results = {what: run.simulate(reference, mode) for what, mode in MODES.items()}
+    checks = []
+    for what, result in results.items():
+        target = FIGURE_PERCENT if MODES[what] == "lss" else None
+        checks.append(percent_check("throughput", what, "token/s", study, _throughput(result), target))
+    for what, result in results.items():
+        assert result.energy is not None
+        target = FIGURE_PERCENT if MODES[what] == "lss" else None
+        ours = result.energy.total_j / TOKENS
+        checks.append(percent_check("energy per token", what, "J", sum(theirs.values()) / TOKENS, ours, target))
+    lss, default = (_throughput(result) for result in results.values())
+    remarks = [] if name == "gpu-only" else _chain(reference, run, name, lss, default)
     return CaseResult(f"Figure 10, {name}: LLMServingSim's study of an A6000 and HBM2 that computes", checks, remarks)
 
 
@@ -114,13 +125,12 @@ def _chain(reference: Path, run: LssRun, name: str, lss: float, ours: float) -> 
         if name == "pim" and "interleaving" in next(iter(change)):
             continue
         edits |= change
-        now = _throughput(run, reference, "lss", edits)
+        now = _throughput(run.simulate(reference, "lss", edits))
         said.append(f"{cause} {(now / last - 1) * 100:+.1f} %")
         last = now
     said.append(f"coefficients of unknown origin, how tables are read, host I/O {(ours / last - 1) * 100:+.1f} %")
     return [f"From `--mode lss` to default mode, undoing one after the other: {'; '.join(said)}."]
 
 
-def _throughput(run: LssRun, reference: Path, mode: Any, edits: Mapping[str, Any] | None = None) -> float:
-    summary = run.simulate(reference, mode, edits).summary
-    return float(summary["throughput"]["output_tokens_per_s"])
+def _throughput(result: Result) -> float:
+    return float(result.summary["throughput"]["output_tokens_per_s"])

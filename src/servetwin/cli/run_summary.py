@@ -27,6 +27,8 @@ def print_summary(result: Result, directory: Path, *, report: bool) -> None:
     typer.echo(_memory(summary))
     for line in energy_lines(summary):
         typer.echo(line)
+    for pool, use in summary.get("attention_ffn", {}).items():
+        typer.echo(_sides(pool, use))
     if summary["slo"]["attainment"]:
         typer.echo(_objectives(summary["slo"]))
     typer.echo()
@@ -61,6 +63,13 @@ def _memory(summary: dict[str, Any]) -> str:
     return (
         f"KV cache at most {kv['peak_used_fraction']:.1%} used, prefix hit rate {kv['prefix_hit_rate']:.1%}, "
         f"{summary['preemptions']:,} preemptions"
+    )
+
+
+def _sides(pool: str, use: dict[str, Any]) -> str:
+    return (
+        f"{pool}: attention devices busy {use['attention_busy']:.0%} of the steps' time, FFN devices "
+        f"{use['ffn_busy']:.0%}, the link between them {use['link_busy']:.0%}; {use['micro_batches']:.1f} micro-batches"
     )
 
 

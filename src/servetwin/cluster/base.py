@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
@@ -167,6 +168,64 @@ class Disaggregation:
     local_prompt_tokens: int = 0
 
 
+class EncoderTime(Protocol):
+    """How long an encoder takes."""
+
+    def batch_ns(self, tokens: Sequence[int]) -> int:
+        """Return the time of one batch, at least 1 ns; ``tokens`` are the embeddings of each request in it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPool:
+    """Encoders of images (or sound) in front of the router: encode/prefill/decode disaggregation.
+
+    Attributes
+    ----------
+    workers
+        Equal encoders that share one queue.
+    time
+        What a batch takes.
+    max_batch_requests
+        Most requests of one batch.
+    bytes_per_token
+        Of one embedding on its way to the instance that computes the prompt.
+    bandwidth_bytes_per_s, latency_ns
+        Of each encoder's port.
+    device
+        Name of the encoders' accelerator, for reports.
+    """
+
+    workers: int
+    time: EncoderTime
+    max_batch_requests: int
+    bytes_per_token: float
+    bandwidth_bytes_per_s: float
+    latency_ns: int = 0
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLog:
+    """What the encoders did: columns of shape ``(requests,)``, ``NOT_YET`` for requests that had nothing for them.
+
+    Attributes
+    ----------
+    start_ns, end_ns
+        Of the batch that encoded a request.
+    landed_ns
+        When its embeddings were with the router's choice: it then arrives there.
+    worker
+        Which encoder.
+    """
+
+    start_ns: array[int]
+    end_ns: array[int]
+    landed_ns: array[int]
+    worker: array[int]
+    pool: EncoderPool
+
+
 @dataclass(frozen=True, slots=True)
 class LinkRecord:
     """What one direction of a link carried.
@@ -197,6 +256,7 @@ class SimulationOutcome:
     requests: RequestLog
     logs: Sequence[InstanceLog]
     front_end: FrontEnd | None = None
+    encoding: EncoderLog | None = None
     end_ns: int = 0
     """Time of the last event."""
     complete: bool = True

@@ -15,7 +15,7 @@ from servetwin.engine.request import WANTED, Request
 from servetwin.workload.base import Contents, Workload
 from servetwin.workload.coarse import keys_of
 
-ARRIVAL, HANDOVER, LANDING, STEP, CONTROL = range(5)
+ARRIVAL, HANDOVER, LANDING, ENCODER, STEP, CONTROL = range(6)
 """Kinds of events, in the order in which they are served at one time."""
 
 

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from servetwin.cluster.base import (
     Disaggregation,
+    EncoderPool,
     FrontEnd,
     InstanceSpec,
     Router,
     SimulationOutcome,
 )
-from servetwin.cluster.handovers import ARRIVAL, CONTROL, HANDOVER, LANDING, STEP, Handovers, link_records
+from servetwin.cluster.encoders import Encoders
+from servetwin.cluster.handovers import ARRIVAL, CONTROL, ENCODER, HANDOVER, LANDING, STEP, Handovers, link_records
 from servetwin.cluster.invariants import check_instance
 from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
@@ -51,6 +53,7 @@ def simulate(
     staleness_ns: int = 0,
     front_end: FrontEnd | None = None,
     disaggregation: Disaggregation | None = None,
+    encoders: EncoderPool | None = None,
     check_invariants: bool = False,
     skipping: bool = True,
     cut_ns: Sequence[int] = (),
@@ -66,6 +69,8 @@ def simulate(
         Constant delays between clients and instances.
     disaggregation
         How requests get from instances that compute prompts to those that compute outputs; needed if there are such.
+    encoders
+        Through which requests with encoder tokens go before they are routed; None: such tokens are there at once.
     check_invariants
         Check every instance's state after every event (slow).
     skipping
@@ -91,6 +96,7 @@ def simulate(
     """
     check_plugins(instances, router, disaggregation)
     loop = _Loop(workload, instances, router, staleness_ns, front_end, disaggregation, check_invariants, skipping)
+    loop.encode_by(encoders)
     return loop.run(cut_ns, progress)
 
 
@@ -136,6 +142,13 @@ class _Loop:
         self._routed = False
         self._routes = len(specs) > 1 or workload.model is not None or disaggregation is not None
         self._handovers = self._make_handovers(disaggregation) if disaggregation else None
+        self._encoders: Encoders | None = None
+
+    def encode_by(self, pool: EncoderPool | None) -> None:
+        """Put encoders in front of the router, if anything is for them."""
+        tokens = self.workload.encoder_tokens
+        if pool is not None and tokens is not None:
+            self._encoders = Encoders(pool, tokens, self.events)
 
     def _make_handovers(self, disaggregation: Disaggregation) -> Handovers:
         return Handovers(
@@ -178,6 +191,7 @@ class _Loop:
             requests=self.requests,
             logs=[instance.log for instance in self.instances],
             front_end=self.front_end,
+            encoding=self._encoders.log if self._encoders else None,
             end_ns=self._now_ns,
             complete=complete,
             notices=self._notices(),
@@ -193,7 +207,7 @@ class _Loop:
         """Serve all units together, or one after the other if nothing that one does can reach another."""
         known = np.arange(np.searchsorted(self.workload.arrival_ns < 0, True))
         polls = any(spec.settings.idle_poll_ns for spec in self.specs)
-        if len(self.units) == 1 or self._handovers or self.router.reads or self.releases.any or polls:
+        if len(self.units) == 1 or self._handovers or self._encoders or self.router.reads or self.releases.any or polls:
             self._serve(self._arrivals(known, arrived), cut_ns)
             return
         for rows in self._routed_ahead(known):
@@ -245,6 +259,9 @@ class _Loop:
                 self._now_ns = now_ns
                 w = self.workload
                 self._arrive(number, now_ns, int(w.prompt_tokens[number]), int(w.output_tokens[number]))
+            elif kind == ENCODER and self._encoders:
+                self._now_ns = now_ns
+                self._encoders.look(now_ns)
             elif kind == HANDOVER and self._handovers:
                 self._now_ns = now_ns
                 self._handovers.come(number, now_ns)
@@ -318,7 +335,10 @@ class _Loop:
 
     def _arrive(self, row: int, now_ns: int, prompt_tokens: int, output_tokens: int) -> None:
         requests, w = self.requests, self.workload
-        requests.arrival_ns[row] = now_ns
+        if requests.arrival_ns[row] < 0:
+            requests.arrival_ns[row] = now_ns
+            if self._encoders and self._encoders.take(row, now_ns):
+                return
         number = 0
         if self._routes:
             chosen = self._routed_to(row) if self._routed else self.routing.choose(row, now_ns, prompt_tokens)

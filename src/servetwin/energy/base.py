@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from servetwin.core.errors import InputError
 from servetwin.hardware.power import DevicePower
 from servetwin.step.clocks import Governor
-from servetwin.step.work_columns import StepWork
+from servetwin.step.work_columns import StepColumns, StepWork
 
 ACCELERATORS = "accelerators"
 
@@ -19,6 +21,7 @@ COMPONENTS = (
     "host",
     "dram",
     "cxl",
+    "pim",
     "links",
     "switches",
     "nics",
@@ -115,6 +118,34 @@ class Thermal:
         return (self.throttle_c - self.ambient_c) / self.resistance_c_per_w
 
 
+class MemoryEnergy(Protocol):
+    """What memory that computes takes beside one instance's accelerators."""
+
+    idle_w: float
+    """Of all of it."""
+
+    def steps_j(self, steps: StepColumns) -> NDArray[np.float64]:
+        """Return the energy of steps beyond idle power, in joules."""
+        ...
+
+    def link_bytes(self, steps: StepColumns) -> NDArray[np.float64]:
+        """Return what steps move between the accelerators and it."""
+        ...
+
+
+class LoadedBytes(Protocol):
+    """What an instance's steps load from memory beside its accelerators."""
+
+    def of(self, steps: StepColumns) -> Mapping[str, NDArray[np.float64]]:
+        """Return the bytes of each step by memory device."""
+        ...
+
+
+def memory_component(device: str) -> str:
+    """Return the component that a memory device belongs to: CXL memory by its name, else the node's DRAM."""
+    return "cxl" if device.casefold().startswith("cxl") else "dram"
+
+
 @dataclass(frozen=True, slots=True)
 class PoolPower:
     """What the energy model knows of one pool.
@@ -133,8 +164,14 @@ class PoolPower:
         Nodes, and how many accelerators each holds, used or not.
     governor
         What chose the clocks; None: all steps ran at the highest.
+    ffn_of
+        Of FFN devices: the pool whose attention ranks they serve; empty for all others.
     sleep_after_s, sleep_w
         An instance's accelerators go to sleep when it has been idle so long; None: never.
+    memory
+        Memory that computes beside each instance's accelerators.
+    loads
+        What steps load of weights and KV that lie elsewhere.
     """
 
     name: str
@@ -148,6 +185,9 @@ class PoolPower:
     thermal: Thermal | None = None
     sleep_after_s: float | None = None
     sleep_w: float = 0.0
+    memory: MemoryEnergy | None = None
+    loads: LoadedBytes | None = None
+    ffn_of: str = ""
 
     @property
     def nodes(self) -> int:

@@ -35,12 +35,13 @@ def step_energy(pool: PoolPower, steps: InstanceSteps) -> StepEnergy:
     """Return the energy of each step.
 
     A pipeline's batch runs on one stage at a time: it keeps a stage's share of the accelerators busy for as long as it
-    lasts, and batches in flight add up.
+    lasts, and batches in flight add up. While it waits for memory that computes it draws standby power.
     """
     work, device = pool.work.of(steps.columns), pool.device
-    clock = _clocks(pool, steps)
+    clock, stretch = _clocks(pool, steps)
     voltage = device.voltage_floor + (1.0 - device.voltage_floor) * clock
-    seconds = steps.seconds * (pool.accelerators / pool.work.ranks.pipeline)
+    working = 1.0 - work.waiting / stretch
+    seconds = steps.seconds * (pool.accelerators / pool.work.ranks.pipeline) * working
     floor = (device.kernel_w - device.standby_w) * clock * voltage**2 * seconds
     limit = (_most_w(pool) - device.standby_w) * seconds
     operations = _operations_j(device, work, voltage) * _within_limit(device, work, seconds, clock)
@@ -75,9 +76,10 @@ def _most_w(pool: PoolPower) -> float:
     return min(pool.device.limit_w, cap)
 
 
-def _clocks(pool: PoolPower, steps: InstanceSteps) -> Floats:
+def _clocks(pool: PoolPower, steps: InstanceSteps) -> tuple[Floats, Floats]:
+    """Return each step's clock, and how many times longer it took with it."""
     if pool.governor is None:
-        return np.ones(len(steps.start_ns))
+        return np.ones(len(steps.start_ns)), np.ones(len(steps.start_ns))
     columns = steps.columns
     rows = zip(
         columns.num_decodes.astype(int).tolist(),
@@ -86,7 +88,8 @@ def _clocks(pool: PoolPower, steps: InstanceSteps) -> Floats:
         np.rint(columns.prefill_context).astype(int).tolist(),
         strict=True,
     )
-    return np.array([pool.governor.of(*row)[0] for row in rows], dtype=np.float64)
+    clocks = np.array([pool.governor.of(*row) for row in rows], dtype=np.float64).reshape(-1, 2)
+    return clocks[:, 0], clocks[:, 1]
 
 
 def busy_times(steps: InstanceSteps) -> tuple[Times, Times]:

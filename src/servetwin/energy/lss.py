@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from servetwin.cluster.base import InstanceSpec, SimulationOutcome
 from servetwin.core.units import NS_PER_S
-from servetwin.energy.base import ACCELERATORS, Part, Traffic
+from servetwin.energy.base import ACCELERATORS, LoadedBytes, MemoryEnergy, Part, Traffic
 from servetwin.energy.curves import PowerCurve, constant, pulses
 from servetwin.energy.instance import busy_times, step_curve
 from servetwin.energy.model import Energy, rows_by_instance
@@ -28,8 +28,11 @@ Floats = NDArray[np.float64]
 CPU_SHARE = 0.7
 """Use of the processors while an accelerator is active."""
 
-OUTSIDE_LAYERS = ("all_reduce", "host_io", "host")
-"""Parts of a step that are no layer's time: communication, memory, host."""
+OUTSIDE_LAYERS = ("all_reduce", "host_io", "host", "attention_pim")
+"""Parts of a step that are no time of an accelerator's layer: communication, memory, host."""
+
+BUCKET_TOKENS = 64
+"""Which part of a step its layers take is looked up once for mean contexts that agree to so many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class LssInstancePower:
     ranks: int
     """Of tensor parallelism: so many accelerators are active at a time, also in a pipeline."""
     all_reduce_bytes_per_token: float = 0.0
+    memory: MemoryEnergy | None = None
+    """Memory that computes beside them; its energy, and that of what passes to it and back, is the DRAM's."""
+    loads: LoadedBytes | None = None
+    """Weights and KV that lie elsewhere: all of it counts as the DRAM's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +140,14 @@ class LssEnergyModel:
         ):
             curves[name].append(constant(watts, end_ns))
         instances = [
-            self._instance(node, spec, i, steps_of(outcome, i, rows[i]), curves, end_ns)
+            self._instance(
+                node,
+                spec,
+                i,
+                steps_of(outcome, i, rows[i], prompts=node.instances[spec.name].memory is not None),
+                curves,
+                end_ns,
+            )
             for i, spec in enumerate(outcome.instances)
             if spec.name in node.instances
         ]
@@ -167,6 +181,15 @@ class LssEnergyModel:
         curves["host"].append(step_curve(steps, host_j))
         curves["links"].append(step_curve(steps, link_j))
         step_j = accelerators_j + host_j + link_j
+        if own.memory is not None:
+            passing_j = node.dimms.joules(own.memory.link_bytes(steps.columns))
+            memory_j = own.memory.steps_j(steps.columns) + passing_j
+            curves["dram"].append(step_curve(steps, memory_j))
+            step_j = step_j + memory_j
+        if own.loads is not None:
+            loads_j = node.dimms.joules(np.asarray(sum(own.loads.of(steps.columns).values())))
+            curves["dram"].append(step_curve(steps, loads_j))
+            step_j = step_j + loads_j
         return InstanceRecord(number, steps, np.zeros_like(step_j), step_j, own_curves, own.accelerators)
 
     def _standby(
@@ -189,15 +212,15 @@ class LssEnergyModel:
 
 
 def _shares_of_layers(model: StepModel, columns: StepColumns) -> Floats:
-    """Return which part of each step its layers take; looked up once for each batch size."""
-    known: dict[tuple[int, int], float] = {}
+    """Return which part of each step its layers take; looked up once for each batch size and mean context."""
+    known: dict[tuple[int, int, int], float] = {}
     shares = np.empty(len(columns.num_decodes))
     names = ("num_decodes", "decode_kv_tokens", "prefill_tokens", "prefill_context")
     rows = zip(*(getattr(columns, name).tolist() for name in names), strict=True)
     for i, (decodes, kv, new, context) in enumerate(rows):
-        key = int(decodes), round(new)
+        mean = round(kv / decodes) if decodes else 0
+        key = int(decodes), round(new), mean // BUCKET_TOKENS
         if key not in known:
-            mean = round(kv / decodes) if decodes else 0
             chunks = ((key[1], round(context)),) if key[1] else ()
             shape = StepShape(key[0], round(kv), chunks, mean, mean, decode_prompts=(mean,) * key[0])
             known[key] = _share_of_layers(model, shape)

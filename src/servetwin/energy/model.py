@@ -15,6 +15,7 @@ from servetwin.core.units import NS_PER_S
 from servetwin.energy.attribution import request_shares
 from servetwin.energy.base import COMPONENTS, PoolPower, Traffic
 from servetwin.energy.curves import PowerCurve, total
+from servetwin.energy.ffn import record_ffn
 from servetwin.energy.pool import PoolRecord, last_ns, record_pool
 from servetwin.energy.traffic import kv_transfers
 
@@ -42,7 +43,11 @@ class EnergyModel:
         """Return the energy of an outcome; it must not change any more."""
         rows = rows_by_instance(outcome)
         traffic = [*traffic, *kv_transfers(outcome)]
-        return Energy([record_pool(pool, outcome, rows, traffic) for pool in self.pools], outcome, self.pue)
+        records = [
+            record_ffn(pool, outcome, rows) if pool.ffn_of else record_pool(pool, outcome, rows, traffic)
+            for pool in self.pools
+        ]
+        return Energy(records, outcome, self.pue)
 
 
 class Energy:

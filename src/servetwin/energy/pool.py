@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.cluster.base import SimulationOutcome
-from servetwin.energy.base import ACCELERATORS, COMPONENTS, PoolPower, Traffic
+from servetwin.energy.base import ACCELERATORS, COMPONENTS, PoolPower, Traffic, memory_component
 from servetwin.energy.curves import PowerCurve, constant, pulses
 from servetwin.energy.instance import busy_times, state_curve, step_curve, step_energy
 from servetwin.energy.steps import InstanceSteps, steps_of
@@ -57,11 +57,7 @@ def record_pool(
     numbers = [i for i, spec in enumerate(outcome.instances) if spec.pool == pool.name]
     curves = no_curves()
     instances = [_record(pool, outcome, i, rows[i], curves, end_ns) for i in numbers]
-    if pool.spare_accelerators:
-        curves[ACCELERATORS].append(constant(pool.spare_accelerators * pool.device.idle_w, end_ns))
-    for name, watts in _background(pool).items():
-        if watts:
-            curves[name].append(constant(watts * pool.nodes, end_ns))
+    add_surroundings(pool, curves, end_ns)
     for item in traffic:
         if item.pool == pool.name:
             joules = pool.node.parts[item.component].joules(item.num_bytes)
@@ -69,6 +65,15 @@ def record_pool(
             ends = item.start_ns + lasting
             curves[item.component].append(pulses(item.start_ns, ends, joules / lasting * 1e9))
     return PoolRecord(pool.name, pool.node.psu_efficiency, instances, curves)
+
+
+def add_surroundings(pool: PoolPower, curves: dict[str, list[PowerCurve]], end_ns: int) -> None:
+    """Add what a pool's nodes draw whatever happens: accelerators that nobody uses, host and other parts at rest."""
+    if pool.spare_accelerators:
+        curves[ACCELERATORS].append(constant(pool.spare_accelerators * pool.device.idle_w, end_ns))
+    for name, watts in _background(pool).items():
+        if watts:
+            curves[name].append(constant(watts * pool.nodes, end_ns))
 
 
 def no_curves() -> dict[str, list[PowerCurve]]:
@@ -100,19 +105,27 @@ def _record(
     busy = busy_times(steps)
     accelerators = (state_curve(pool, busy, end_ns), step_curve(steps, energy.above_standby))
     curves[ACCELERATORS] += accelerators
-    host_w = _host_w(pool)
+    host_w = host_power_w(pool)
     if host_w and len(busy[0]):
         curves["host"].append(pulses(*busy, np.full(len(busy[0]), host_w)))
-    step_j = energy.above_standby + host_w * _own_seconds(steps)
-    for name in ("links", "switches"):
-        joules = pool.node.parts[name].joules(energy.link_bytes)
+    step_j = energy.above_standby + host_w * own_seconds(steps)
+    decode_kv_j, link_bytes = energy.decode_kv, energy.link_bytes
+    if pool.memory is not None:
+        memory_j = pool.memory.steps_j(steps.columns)
+        curves["pim"] += [constant(pool.memory.idle_w, end_ns), step_curve(steps, memory_j)]
+        step_j, decode_kv_j = step_j + memory_j, decode_kv_j + memory_j
+        link_bytes = link_bytes + pool.memory.link_bytes(steps.columns)
+    loaded = pool.loads.of(steps.columns) if pool.loads is not None else {}
+    passing = [(memory_component(device), num_bytes) for device, num_bytes in loaded.items()]
+    for name, num_bytes in [("links", link_bytes), ("switches", link_bytes), *passing]:
+        joules = pool.node.parts[name].joules(num_bytes)
         if joules.any():
             curves[name].append(step_curve(steps, joules))
             step_j = step_j + joules
-    return InstanceRecord(number, steps, energy.decode_kv, step_j, accelerators, pool.accelerators)
+    return InstanceRecord(number, steps, decode_kv_j, step_j, accelerators, pool.accelerators)
 
 
-def _host_w(pool: PoolPower) -> float:
+def host_power_w(pool: PoolPower) -> float:
     """Return what an instance's steps add to the host's power, within the processors' limit shared by all instances."""
     node = pool.node
     wanted = node.host_active_w * pool.accelerators
@@ -122,7 +135,7 @@ def _host_w(pool: PoolPower) -> float:
     return min(wanted, room)
 
 
-def _own_seconds(steps: InstanceSteps) -> Floats:
+def own_seconds(steps: InstanceSteps) -> Floats:
     """Return the seconds of each step in which no step before it (in the log) ran: they add up to the busy time."""
     if not len(steps.start_ns):
         return np.zeros(0)

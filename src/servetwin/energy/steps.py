@@ -7,7 +7,7 @@ computed in that order and nobody is preempted, near it otherwise, and complete 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class InstanceSteps:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def steps_of(outcome: SimulationOutcome, number: int, rows: Integers) -> InstanceSteps:
+def steps_of(outcome: SimulationOutcome, number: int, rows: Integers, *, prompts: bool = False) -> InstanceSteps:
     """Return the steps of one instance.
 
     Parameters
@@ -72,6 +72,8 @@ def steps_of(outcome: SimulationOutcome, number: int, rows: Integers) -> Instanc
         Its place in the outcome.
     rows
         The requests whose prompt or output it computed, ascending.
+    prompts
+        Whether the decodes' prompts are wanted.
     """
     log = outcome.logs[number]
     decoded = np.asarray(log.decoded, dtype=np.float64)
@@ -89,6 +91,9 @@ def steps_of(outcome: SimulationOutcome, number: int, rows: Integers) -> Instanc
         )
     ]
     columns = StepColumns(decoded, _decode_kv(spans, steps), *sums)
+    if prompts:
+        lengths = np.asarray(outcome.workload.prompt_tokens, dtype=np.float64)[spans.request]
+        columns = replace(columns, decode_prompt_tokens=_of_rounds(spans, lengths, steps))
     starts, ends = (np.asarray(values, dtype=np.int64) for values in (log.start_ns, log.end_ns))
     return InstanceSteps(starts, ends, columns, spans, chunks)
 
@@ -121,15 +126,19 @@ def _tokens_before(request: Integers, first: Integers, length: Integers) -> Inte
 
 def _decode_kv(spans: Spans, steps: int) -> Floats:
     """Return the sum of the decodes' contexts in each step."""
+    rounds = np.zeros(steps)
+    rounds[spans.rounds] = np.arange(len(spans.rounds))
+    count = _of_rounds(spans, np.ones(len(spans.first)), steps)
+    return np.asarray(np.maximum(_of_rounds(spans, spans.context - spans.first, steps) + count * rounds, 0.0))
+
+
+def _of_rounds(spans: Spans, values: Floats, steps: int) -> Floats:
+    """Return the sum of the decodes' values, one per span, in each step."""
     rounds = len(spans.rounds)
     edges = np.concatenate([spans.first, spans.end])
-    members = np.concatenate([np.ones(len(spans.first)), -np.ones(len(spans.first))])
-    offset = spans.context - spans.first
-    count = np.cumsum(np.bincount(edges, members, minlength=rounds + 1))[:rounds]
-    base = np.cumsum(np.bincount(edges, np.concatenate([offset, -offset]), minlength=rounds + 1))[:rounds]
-    kv_tokens = np.zeros(steps)
-    kv_tokens[spans.rounds] = np.maximum(base + count * np.arange(rounds), 0.0)
-    return kv_tokens
+    sums = np.zeros(steps)
+    sums[spans.rounds] = np.cumsum(np.bincount(edges, np.concatenate([values, -values]), minlength=rounds + 1))[:rounds]
+    return sums
 
 
 def _chunks(outcome: SimulationOutcome, number: int, rows: Integers, tokens: Floats) -> Chunks:

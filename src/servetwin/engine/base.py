@@ -38,6 +38,8 @@ class EngineSettings:
         A step is planned when the one before it starts: a request that comes later enters one step later.
     overlap_chunks
         In a pipeline, a prompt's next chunk may be scheduled while the one before is in flight.
+    ready_ns
+        Nothing is computed before this time (the model is being loaded); requests wait.
     """
 
     num_blocks: int
@@ -52,6 +54,7 @@ class EngineSettings:
     idle_poll_ns: int = 0
     async_scheduling: bool = False
     overlap_chunks: bool = True
+    ready_ns: int = 0
 
 
 @dataclass(slots=True)

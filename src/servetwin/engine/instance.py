@@ -257,6 +257,8 @@ class Instance:
 
     def wake_ns(self, now_ns: int, polls_from_ns: int) -> int:
         """Return when an idle instance notices something that comes at ``now_ns``."""
+        if now_ns < self.settings.ready_ns:
+            return self.settings.ready_ns
         poll = self.settings.idle_poll_ns
         if not poll or now_ns <= polls_from_ns:
             return max(now_ns, polls_from_ns) if poll else now_ns

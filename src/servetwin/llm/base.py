@@ -151,7 +151,10 @@ class ModelArchitecture:
         return replace(self, quantization=named_quantization(scheme, where=where))
 
     def tensors(self, ranks: Parallelism = ONE_RANK) -> Iterator[Tensor]:
-        """Yield every weight tensor of the model, or of one pipeline stage, undivided."""
+        """Yield every weight tensor of the model, or of one rank's stage and part of the layers, undivided."""
+        return (tensor for tensor in self._stage_tensors(ranks) if ranks.holds(tensor.name))
+
+    def _stage_tensors(self, ranks: Parallelism) -> Iterator[Tensor]:
         hidden = self.hidden_size
         if ranks.is_first_stage:
             yield Tensor("embedding", (self.vocab_size, hidden), 1, "vocabulary")
@@ -253,7 +256,7 @@ class ModelArchitecture:
     ) -> int:
         """Return the bytes of KV cache that one token takes on one rank, over all its layers, windowed or not."""
         ranks = ranks or Parallelism(tensor_parallel_size)
-        kinds = self.stage_layers(ranks)
+        kinds = self.stage_layers(ranks) if ranks.part != "ffn" else ()
         elements = sum(layer.attention.kv_elements_per_token(ranks.tensor) * count for layer, count in kinds)
         return elements * bytes_per_element(dtype or self.kv_cache_dtype)
 

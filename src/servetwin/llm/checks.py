@@ -23,6 +23,10 @@ def check_parallelism(model: ModelArchitecture, ranks: Parallelism, *, where: st
         stage_layers(model.num_hidden_layers, ranks.pipeline, 0, ranks.partition)
     except InputError as error:
         raise InputError(str(error), where=where) from None
+    if ranks.part == "ffn":
+        for trouble in _ffn_troubles(model, ranks):
+            raise InputError(f"{model.name}: {trouble}", where=where)
+        return
     for trouble in _group_troubles(model, ranks):
         raise InputError(f"{model.name}: {trouble}", where=where)
     if ranks.expert == 1 and ranks.experts_group == ranks.tensor:
@@ -50,6 +54,20 @@ def _group_troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[st
             f"{'compressed head' if latent else 'KV heads'} on {ranks.tensor} accelerators are {copies}; "
             f"{_divisors(copies)}"
         )
+
+
+def _ffn_troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[str]:
+    """Yield what is wrong with devices that hold the FFNs alone."""
+    for layer, _ in model.layers:
+        width = layer.mlp.intermediate_size
+        if isinstance(layer.mlp, MixtureOfExperts):
+            if ranks.expert > layer.mlp.num_experts:
+                yield (
+                    f"{ranks.expert} FFN devices cannot share {layer.mlp.num_experts} experts: at least one each is "
+                    "needed"
+                )
+        elif width % ranks.tensor:
+            yield f"{ranks.tensor} FFN devices do not divide intermediate_size {width}; {_divisors(width)}"
 
 
 def _troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[str]:

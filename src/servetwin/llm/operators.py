@@ -52,7 +52,8 @@ def operators(
     kv_cache_dtype
         Format of the KV cache; None: as published.
     """
-    return tuple(_RankOperators(model, ranks, kv_cache_dtype or model.kv_cache_dtype))
+    every = _RankOperators(model, ranks, kv_cache_dtype or model.kv_cache_dtype)
+    return tuple(op for op in every if ranks.holds(op.name))
 
 
 class _RankOperators:
@@ -84,7 +85,7 @@ class _RankOperators:
                 yield from self.experts(layer.mlp, count)
             else:
                 yield from self.mlp("", layer.mlp, "mlp", count, self.tp)
-                yield from self.all_reduce("mlp_all_reduce", count)
+                yield from self.after_mlp(count, self.ranks.part == "attention" and self.tp > 1)
         self.unquantized = frozenset()
         if self.ranks.is_last_stage:
             yield from self.end()
@@ -237,6 +238,10 @@ class _RankOperators:
             yield from self.mlp("shared_experts.", shared, "shared_experts", count, 1 if divided else self.tp, items)
             if part.shared_gate:
                 yield self.gemm("shared_experts.gate", count, 1, self.hidden, "", items=items)
+        yield from self.after_mlp(count, divided)
+
+    def after_mlp(self, count: int, divided: bool) -> Iterator[RankOperator]:
+        """Bring together what tensor-parallel ranks have: parts of the tokens, or summands of all."""
         if divided:
             yield Collective("mlp_all_gather", count, "all_gather", "tokens", self.hidden, self.size)
         else:

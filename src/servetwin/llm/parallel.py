@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
 
 from servetwin.core.errors import InputError
+
+Part = Literal["all", "attention", "ffn"]
+"""What of each layer a rank holds: all, or one side of attention/FFN disaggregation (`is_ffn`)."""
+
+FFN_NAMES = frozenset({"gate_up_proj", "act_fn", "down_proj", "mlp_all_reduce"})
+FFN_PREFIXES = ("experts.", "shared_experts.")
 
 SIZES = ("tensor", "pipeline", "expert", "data", "decode_context", "prefill_context")
 
@@ -32,6 +39,8 @@ class Parallelism:
         accelerators, each with all weights but the routed experts, and a whole KV cache.
     partition
         Layers of each stage (vLLM's ``VLLM_PP_LAYER_PARTITION``); None: as `stage_layers` deals them out.
+    part
+        What of each layer it holds. Attention alone comes with embedding, norms, router and LM head.
 
     Raises
     ------
@@ -47,6 +56,7 @@ class Parallelism:
     decode_context: int = 1
     prefill_context: int = 1
     partition: tuple[int, ...] | None = None
+    part: Part = "all"
 
     def __post_init__(self) -> None:
         for name in SIZES:
@@ -88,12 +98,22 @@ class Parallelism:
     def sequence_parallel_experts(self) -> bool:
         """Whether tensor-parallel ranks divide the tokens before the experts (vLLM's ``use_sequence_parallel_moe``).
 
-        After attention's all-reduce they all have the same tokens; each would send them once more.
+        After attention's all-reduce they all have the same tokens; each would send them once more. So do ranks whose
+        experts, or MLPs, lie elsewhere.
         """
-        return self.expert > 1 and self.tensor > 1 and self.data > 1
+        return self.tensor > 1 and (self.part == "attention" or (self.expert > 1 and self.data > 1))
+
+    def holds(self, name: str) -> bool:
+        """Return whether a tensor or an operator of this name is in this rank's part of the layers."""
+        return self.part == "all" or is_ffn(name) == (self.part == "ffn")
 
 
 ONE_RANK = Parallelism()
+
+
+def is_ffn(name: str) -> bool:
+    """Return whether a tensor or an operator belongs to the FFN: MLPs, routed and shared experts, not the router."""
+    return name.removesuffix(".bias") in FFN_NAMES or name.startswith(FFN_PREFIXES)
 
 
 def stage_layers(num_layers: int, pipeline: int, stage: int, partition: Sequence[int] | None = None) -> range:

@@ -86,6 +86,8 @@ def _layer_bytes(layer: Layer, hidden_size: int, ranks: Parallelism, step: Profi
     attention = tokens * _attention_elements(layer.attention, tensor) * size
     if isinstance(layer.attention, LatentAttention):
         attention += _latent_workspace(layer.attention, tensor, step, size)
+    if ranks.part == "attention":
+        return stream + attention
     routed = tokens * ranks.data if isinstance(layer.mlp, MixtureOfExperts) else tokens
     return stream + max(attention, routed * _mlp_elements(layer, hidden_size, ranks) * size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from servetwin.llm.parallel import Parallelism
 from servetwin.llm.parts import LatentAttention
 from servetwin.memory.activations import activation_bytes, peak_by_phase
 from servetwin.memory.overheads import (
+    DEFAULT_COEFFICIENTS,
     LEAST_CONTEXT_BYTES,
     Coefficients,
     collective_bytes,
@@ -37,7 +39,6 @@ RESERVED_PARTS = (
 """What the engine's share of memory holds beside weights and KV cache; ``reserve`` if the user gave one figure."""
 
 DEFAULT_STEP = ProfilingStep()
-DEFAULT_COEFFICIENTS = Coefficients()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,8 @@ def kv_capacity(
     reserve_bytes: int | None = None,
     coefficients: Coefficients = DEFAULT_COEFFICIENTS,
     where: str | None = None,
+    away_bytes: int = 0,
+    kv_here: float = 1.0,
 ) -> KvCapacity:
     """Return the KV capacity of an instance of ``tensor_parallel_size`` equal devices, as vLLM works it out.
 
@@ -127,6 +130,10 @@ def kv_capacity(
         The two figures that are not counted tensor by tensor.
     where
         The key's path, for messages.
+    away_bytes
+        Weights of one rank that lie elsewhere, less the buffers into which they are loaded.
+    kv_here
+        Part of each block that takes the device's memory, where the rest lies elsewhere.
 
     Raises
     ------
@@ -150,6 +157,8 @@ def kv_capacity(
         step,
         reserve_bytes,
         coefficients,
+        away_bytes,
+        kv_here,
     )
     if not sizing.context_fits:
         raise InputError(sizing.context_message, where=where)
@@ -175,6 +184,8 @@ class Sizing:
     step: ProfilingStep
     reserve_bytes: int | None
     coefficients: Coefficients = DEFAULT_COEFFICIENTS
+    away_bytes: int = 0
+    kv_here: float = 1.0
 
     @property
     def ranks(self) -> int:
@@ -205,7 +216,7 @@ class Sizing:
     @cached_property
     def capacity(self) -> KvCapacity:
         """The capacity; ``num_blocks`` is below 1 where nothing fits."""
-        weights = self.architecture.weight_bytes(dtype=self.dtype, ranks=self.parallelism)
+        weights = self.architecture.weight_bytes(dtype=self.dtype, ranks=self.parallelism) - self.away_bytes
         per_token = self.architecture.kv_bytes_per_token(
             dtype=self.kv_cache_dtype or self.dtype, ranks=self.parallelism
         )
@@ -213,6 +224,7 @@ class Sizing:
         phase, parts = self._reserve()
         reserve = sum(parts.values())
         block = self.block_size * per_token // self.parallelism.decode_context  # whose ranks share a sequence's tokens
+        block = math.ceil(block * self.kv_here)
         blocks = (usable - weights - reserve) // block
         return KvCapacity(
             blocks,

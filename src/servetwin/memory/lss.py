@@ -66,6 +66,7 @@ def lss_kv_capacity(
     dtype: str | None = None,
     kv_cache_dtype: str | None = None,
     where: str | None = None,
+    away_bytes: int = 0,
 ) -> KvCapacity:
     """Return the KV capacity that LLMServingSim computes from a cluster file.
 
@@ -79,6 +80,8 @@ def lss_kv_capacity(
         ``npu_mem.mem_util`` or ``--npu-memory-utilization``; 1.0 for the older branch, which has no such factor.
     where
         The key's path, for messages.
+    away_bytes
+        Weights of one rank that lie elsewhere and count no longer (LLMServingSim: 0, it counts them all).
 
     Raises
     ------
@@ -93,6 +96,7 @@ def lss_kv_capacity(
         pipeline_parallel_size=pipeline_parallel_size,
         expert_parallel_size=expert_parallel_size,
     )
+    weights -= away_bytes
     per_token = lss_kv_bytes_per_token(
         architecture,
         tensor_parallel_size,

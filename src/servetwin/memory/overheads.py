@@ -46,6 +46,8 @@ class Coefficients:
                 raise InputError(f"{name} must be from 0 to {GIB}, got {value}")
 
 
+DEFAULT_COEFFICIENTS = Coefficients()
+
 NCCL_CHANNEL_BYTES = 10 * MIB
 SCALE_UP_CHANNELS, PCIE_CHANNELS = 24, 4
 """A communicator that is set up within the profiling step: send and receive buffers of 4 MiB (``NCCL_BUFFSIZE``) and

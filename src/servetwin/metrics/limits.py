@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.engine.base import EngineSettings
+from servetwin.metrics.encoding import encoder_columns, encoder_summary
 from servetwin.metrics.limits_between import WAITING_MATTERS, Limit, in_percent, in_time, what_limits_between
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, Scope, busy_starts, column, latencies_s
 from servetwin.step.base import StepModel, StepShape
@@ -49,6 +50,14 @@ def what_limits(records: Records) -> Limit:
         return Limit("nothing_completed", "No request completed, so nothing can be said of what limits the deployment.")
     load = _load(records)
     causes = _causes(records)
+    encoding_s, encoding_share = _encoder_queue(records)
+    if encoding_share >= max(WAITING_MATTERS, load.waiting_share):
+        busy = encoder_summary(records)["encoders"]["busy_fraction"]
+        return Limit(
+            "encoders",
+            f"Requests wait for the encoders, which are busy {in_percent(busy)} of the time: waiting for them takes "
+            f"{in_time(encoding_s)}, {encoding_share:.0%} of the mean end-to-end time.",
+        )
     if load.preemptions >= _PREEMPTIONS_MATTER * completed:
         return _limited(records, _BLOCKS, load)
     between = what_limits_between(records, load.waiting_share, held=bool(causes) and _is_held(records, causes))
@@ -59,13 +68,20 @@ def what_limits(records: Records) -> Limit:
     return _hardly_waiting(records, load)
 
 
+def _encoder_queue(records: Records) -> tuple[float, float]:
+    """Return how long completed requests waited for encoders, on average, and the share of their end-to-end time."""
+    if records.outcome.encoding is None:
+        return 0.0, 0.0
+    waited_s = np.nan_to_num(encoder_columns(records)["encoder_queue_s"][records.completed])
+    elapsed_ns = (records.finish_ns - records.arrival_ns)[records.completed]
+    return float(waited_s.mean()), float(waited_s.sum() * 1e9 / max(1, int(elapsed_ns.sum())))
+
+
 def _load(records: Records) -> _Load:
     """Return how full the deployment was; the number running by Little's law."""
     done = np.flatnonzero(records.completed)
     duration_ns = max(records.stop_ns - records.start_ns, 1)
-    waited = (records.first_scheduled_ns[done] - records.arrival_ns[done]).sum(dtype=np.float64) + _waited_again(
-        records
-    )
+    waited = (records.first_scheduled_ns[done] - records.joined_ns[done]).sum(dtype=np.float64) + _waited_again(records)
     elapsed = (records.finish_ns[done] - records.arrival_ns[done]).sum(dtype=np.float64)
     decoding = [log for log, spec in zip(records.logs, records.instances, strict=True) if spec.role != "prefill"]
     busy = sum(int((column(log.end_ns) - busy_starts(log)).sum()) for log in decoding)
@@ -130,7 +146,7 @@ def _causes_at(records: Records, scope: Scope) -> Counter[str]:
     put_back = _count(column(log.preempted_ns), start) - _count(column(log.readmitted_ns), start)
     left = _count(records.finish_ns[outputs], start) + _count(records.handed_over_ns[prompts], start)
     running = admitted + _count(records.decode_admitted_ns[taken], start) - put_back - left
-    waiting = _count(records.arrival_ns[prompts][records.queued[prompts]], start) - admitted + put_back
+    waiting = _count(records.joined_ns[prompts][records.queued[prompts]], start) - admitted + put_back
     weight = waiting * (column(log.end_ns)[steps] - start)
     kinds = _kind_of_step(settings, running, tokens, used)
     return Counter({kind: float(weight[mask].sum()) for kind, mask in kinds.items() if weight[mask].any()})

@@ -27,7 +27,7 @@ class Limit(NamedTuple):
     ----------
     kind
         ``"max_num_seqs"``, ``"max_num_batched_tokens"``, ``"kv_blocks"``, ``"scheduling"``, ``"back_pressure"``,
-        ``"transfer"``, ``"step_time"``, ``"load"`` (there is little) or ``"nothing_completed"``.
+        ``"transfer"``, ``"encoders"``, ``"step_time"``, ``"load"`` (there is little) or ``"nothing_completed"``.
     sentence
         The same for a reader, with the numbers.
     """

@@ -108,6 +108,13 @@ class Records:
         return len(self.state)
 
     @cached_property
+    def joined_ns(self) -> Integers:
+        """When each request came to its instance's queue: at its arrival, or when its embeddings had come."""
+        if self.outcome.encoding is None:
+            return self.arrival_ns
+        return np.maximum(self.arrival_ns, column(self.outcome.encoding.landed_ns))
+
+    @cached_property
     def completed(self) -> NDArray[np.bool_]:
         """Which requests completed."""
         return np.equal(self.state, COMPLETED)

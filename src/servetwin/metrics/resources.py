@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from servetwin.cluster.base import LinkRecord
 from servetwin.core.units import NS_PER_S
+from servetwin.metrics.encoding import encoder_series
 from servetwin.metrics.records import Floats, Records, Scope
 from servetwin.metrics.timeline import Grid, busy_fraction, timeline, transferring
 
@@ -29,7 +30,10 @@ RESOURCE_METRICS = (
 
 
 def resource_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, Series]]:
-    """Yield kind (``"instance"``, ``"pool"``, ``"link"``), name and series of all resources; of links, those used."""
+    """Yield kind (``"instance"``, ``"pool"``, ``"link"``, ``"encoder"``), name and series of all resources.
+
+    Of links, those that were used.
+    """
     for spec, scope in zip(records.instances, records.scopes, strict=True):
         yield "instance", spec.name, _series(records, grid, scope)
     if len(records.pools) > 1:
@@ -38,6 +42,7 @@ def resource_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, Se
     for link in records.outcome.links:
         if len(link.start_ns):
             yield "link", link.name, link_series(link, grid)
+    yield from encoder_series(records, grid)
 
 
 def _series(records: Records, grid: Grid, scope: Scope) -> Series:

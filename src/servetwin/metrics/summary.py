@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.base import REJECTED, STATE_NAMES
 from servetwin.metrics.breakdown import breakdown_ns
+from servetwin.metrics.encoding import encoder_summary
 from servetwin.metrics.records import Floats, Records, Rows, Scope, column, latencies_s
 from servetwin.metrics.stats import describe, describe_weighted
 from servetwin.metrics.timeline import Grid, most_intervals
@@ -29,6 +30,7 @@ def summarize(records: Records, tokens: TokenLog, *, seed: int, scenario_hash: s
         "scenario_hash": scenario_hash,
         "incomplete": not records.outcome.complete,
         **_summarize(records, tokens, records.cluster),
+        **encoder_summary(records),
         **_pools(records, tokens),
         "instances": [
             {"name": spec.name, "pool": spec.pool, "device": spec.device, "model": spec.model}

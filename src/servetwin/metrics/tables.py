@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.base import STATE_NAMES
 from servetwin.metrics.breakdown import breakdown_ns
+from servetwin.metrics.encoding import encoder_columns
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, latencies_s
 from servetwin.metrics.resources import resource_series
 from servetwin.metrics.timeline import Grid
@@ -53,6 +54,7 @@ def requests_table(records: Records) -> Table:
         "e2e_s": np.where(undefined, np.nan, seconds["e2e_s"]),
         **_parts(records, names),
     }
+    table |= encoder_columns(records)
     front_end = records.outcome.front_end
     if front_end is not None:
         delay_s = (front_end.request_ns + front_end.response_ns) / NS_PER_S

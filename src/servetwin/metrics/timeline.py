@@ -146,7 +146,7 @@ def transferring(records: Records, grid: Grid, scope: Scope) -> NDArray[np.int64
 def _running_and_waiting(records: Records, grid: Grid, scope: Scope) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many requests run, and how many wait to be admitted or admitted again."""
     prompts, outputs = scope.prompts, scope.outputs
-    came = grid.so_far(records.arrival_ns[prompts][records.queued[prompts]])
+    came = grid.so_far(records.joined_ns[prompts][records.queued[prompts]])
     admitted = grid.so_far(records.first_scheduled_ns[prompts][records.admitted[prompts]])
     left = grid.so_far(records.finish_ns[outputs][records.completed[outputs]])
     if records.apart:

@@ -9,19 +9,26 @@ from typing import Any
 from servetwin.cluster.base import InstanceSpec, SimulationOutcome
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.number_formats import number_format
-from servetwin.energy.base import NodePower, Part, PoolPower, Thermal
+from servetwin.energy.base import LoadedBytes, MemoryEnergy, NodePower, Part, PoolPower, Thermal
 from servetwin.energy.carbon import CarbonModel, Embodied
 from servetwin.energy.cost import CostModel, Owned, PoolPrice, RequestClass
 from servetwin.energy.lss import LssEnergyModel
 from servetwin.energy.model import Energy, EnergyModel
 from servetwin.energy.summary import energy_summary
 from servetwin.hardware.power import DevicePower, device_power
+from servetwin.llm.base import ModelArchitecture
+from servetwin.scenario.attention_ffn import ffn_replica
 from servetwin.scenario.cost_options import CostOptions, PriceOptions
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.lss_power import lss_energy_model
 from servetwin.scenario.power_options import NodePowerOptions, PartPowerOptions, PowerOptions, RestPowerOptions
 from servetwin.scenario.schema import Scenario
+from servetwin.scenario.side_use import side_use
 from servetwin.step.clocks import ClockedPlan, ClockedStepModel, ClockPolicy, Governor
+from servetwin.step.offload.model import OffloadedStepModel
+from servetwin.step.offload.traffic import StepLoads
+from servetwin.step.pim.model import PimStepModel
+from servetwin.step.pim.work import PimEnergy, PimWork
 from servetwin.step.work_columns import StepWork
 
 MOST_PER_NODE = 8
@@ -29,7 +36,10 @@ MOST_PER_NODE = 8
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """What is reckoned of a run when it is over: energy, cost, carbon; each None where the scenario does not ask."""
+    """What is reckoned of a run when it is over: energy, cost, carbon; each None where the scenario does not ask.
+
+    And, where attention and FFN are apart, how busy both sides were.
+    """
 
     energy: EnergyModel | LssEnergyModel | None = None
     cost: CostModel | None = None
@@ -38,7 +48,7 @@ class Accounting:
     notices: tuple[str, ...] = ()
 
     def measure(self, outcome: SimulationOutcome, interval_s: float) -> tuple[Energy | None, dict[str, Any]]:
-        """Return the energy of an outcome, and its part of the summary."""
+        """Return the energy of an outcome, and what the summary says of it, of cost, carbon and both sides' use."""
         energy = self.energy.measure(outcome) if self.energy is not None else None
         summary: dict[str, Any] = {}
         if energy is not None:
@@ -47,6 +57,9 @@ class Accounting:
             summary["cost"] = self.cost.measure(outcome, energy)
         if self.carbon is not None and energy is not None:
             summary["carbon"] = self.carbon.measure(energy)
+        sides = side_use(outcome)
+        if sides:
+            summary["attention_ffn"] = sides
         return energy, summary
 
 
@@ -61,12 +74,16 @@ def build_accounting(
         For a device without power figures or a price, figures that contradict each other, or carbon without power.
     """
     energy: EnergyModel | LssEnergyModel | None = None
+    replicas = [*replicas, *(ffn_replica(replica) for replica in replicas if replica.part == "attention")]
     thermal: dict[str, Thermal] = {}
     notices: list[str] = []
     if scenario.power is not None:
         _check_devices(scenario.power.devices, replicas, "power.devices")
         if scenario.power.lss is not None:
-            energy, notices = lss_energy_model(scenario.power.lss, replicas)
+            _refuse_ffn(replicas, "power.lss", "LLMServingSim's power model has one kind of device in a pool")
+            energy, notices = lss_energy_model(
+                scenario.power.lss, replicas, _memories(replicas, instances), _loads(replicas, instances)
+            )
         else:
             energy, thermal, notices, instances = _ours(scenario.power, replicas, instances)
     accounting = Accounting(
@@ -75,20 +92,87 @@ def build_accounting(
     return accounting, instances
 
 
+def _refuse_ffn(replicas: Sequence[Replica], where: str, why: str) -> None:
+    for replica in replicas:
+        if replica.is_ffn:
+            raise InputError(f"{why}; {replica.where} has hardware.ffn", where=where)
+
+
 def _ours(
     options: PowerOptions, replicas: Sequence[Replica], instances: tuple[InstanceSpec, ...]
 ) -> tuple[EnergyModel, dict[str, Thermal], list[str], tuple[InstanceSpec, ...]]:
-    pools = [_pool(options, replica) for replica in replicas]
+    pools = [_beside_memory(_pool(options, replica), replica, instances) for replica in replicas]
     governors = {
-        pool.name: _governor(options, pool, replica, instances) for pool, replica in zip(pools, replicas, strict=True)
+        pool.name: _governor(options, pool, replica, instances)
+        for pool, replica in zip(pools, replicas, strict=True)
+        if not pool.ffn_of
     }
-    pools = [replace(pool, governor=governors[pool.name]) for pool in pools]
+    if any(governors.values()):
+        _refuse_ffn(replicas, "power", "caps and clocks are chosen for one kind of device in a pool")
+    pools = [replace(pool, governor=governors.get(pool.name)) for pool in pools]
     thermal = {pool.name: pool.thermal for pool in pools if pool.thermal is not None}
     made: dict[str, Any] = {}
     clocked = tuple(_clocked(spec, governors[spec.pool], made) for spec in instances)
     mixed = [replica for replica in replicas if replica.pool.hardware and replica.pool.hardware.stage_devices]
     said = [f"power of {replica.pool.name}: all stages are taken to be {replica.device.name}" for replica in mixed]
+    said += _memory_notices(pools, instances)
     return EnergyModel(pools, options.pue), thermal, _notices(options, pools) + said, clocked
+
+
+def _pim_model(pool: str, instances: Sequence[InstanceSpec]) -> PimStepModel | None:
+    """Return the step model of a pool whose instances have memory that computes."""
+    timing = next((spec.timing for spec in instances if spec.pool == pool), None)
+    return timing if isinstance(timing, PimStepModel) else None
+
+
+def _architecture(replica: Replica) -> ModelArchitecture:
+    """Return the model in the number format in which it is served."""
+    if replica.dtype is None:
+        return replica.model
+    return replace(replica.model, dtype=number_format(replica.dtype))
+
+
+def _memories(replicas: Sequence[Replica], instances: Sequence[InstanceSpec]) -> dict[str, MemoryEnergy]:
+    found: dict[str, MemoryEnergy] = {}
+    for replica in replicas:
+        model = _pim_model(replica.pool.name, instances)
+        if model is not None:
+            found[replica.pool.name] = PimEnergy(
+                model, _architecture(replica), replica.ranks, replica.kv_cache_dtype, model.device
+            )
+    return found
+
+
+def _loads(replicas: Sequence[Replica], instances: Sequence[InstanceSpec]) -> dict[str, LoadedBytes]:
+    """Return what steps load from elsewhere, by pool; of pipelines and lockstep groups it is not known."""
+    found: dict[str, LoadedBytes] = {}
+    for replica in replicas:
+        timing = next((spec.timing for spec in instances if spec.pool == replica.pool.name), None)
+        if isinstance(timing, OffloadedStepModel):
+            found[replica.pool.name] = StepLoads(timing, replica.engine.accelerators_per_rank)
+    return found
+
+
+def _beside_memory(pool: PoolPower, replica: Replica, instances: Sequence[InstanceSpec]) -> PoolPower:
+    """Return the pool's power with its memory that computes, and what is left to the accelerators, if it has one."""
+    pool = replace(pool, loads=_loads([replica], instances).get(pool.name))
+    model = _pim_model(pool.name, instances)
+    if model is None:
+        return pool
+    work = PimWork(_architecture(replica), replica.ranks, replica.kv_cache_dtype, model)
+    return replace(pool, work=work, memory=_memories([replica], instances)[pool.name])
+
+
+def _memory_notices(pools: Sequence[PoolPower], instances: Sequence[InstanceSpec]) -> list[str]:
+    said = []
+    for pool in pools:
+        model = _pim_model(pool.name, instances)
+        if model is not None and model.attention.idle_w is None:
+            said.append(
+                f"power of {pool.name}: what its memory that computes draws at rest is not known and counts nothing; "
+                "a device file may state energy.idle_w"
+            )
+    return said
 
 
 def _notices(options: PowerOptions, pools: Sequence[PoolPower]) -> list[str]:
@@ -100,23 +184,22 @@ def _notices(options: PowerOptions, pools: Sequence[PoolPower]) -> list[str]:
 
 def _pool(options: PowerOptions, replica: Replica) -> PoolPower:
     power = _device_power(options, replica)
-    architecture = replica.model
-    if replica.dtype is not None:
-        architecture = replace(architecture, dtype=number_format(replica.dtype))
+    architecture = _architecture(replica)
     instances = replica.pool.replicas * replica.engine.data_parallel_size
     accelerators = replica.engine.accelerators_per_rank
     per_node = options.node.accelerators if options.node and options.node.accelerators else None
     return PoolPower(
-        name=replica.pool.name,
+        name=replica.account,
         device=power,
         work=StepWork(architecture, replica.ranks, replica.kv_cache_dtype),
         accelerators=accelerators,
         instances=instances,
         node=node_power(options.node) if options.node else NodePower(),
         node_accelerators=per_node or min(MOST_PER_NODE, instances * accelerators),
-        thermal=_thermal(options),
+        thermal=None if replica.is_ffn else _thermal(options),
         sleep_after_s=options.sleep_after_s,
         sleep_w=options.sleep_w,
+        ffn_of=replica.pool.name if replica.is_ffn else "",
     )
 
 
@@ -216,7 +299,7 @@ def _cost(scenario: Scenario, replicas: Sequence[Replica]) -> CostModel | None:
     for name in options.plans:
         if name not in names:
             raise unknown_name("pool", name, names, where=f"cost.plans.{name}")
-    pools = {replica.pool.name: _price(options, replica) for replica in replicas}
+    pools = {replica.account: _price(options, replica) for replica in replicas}
     if any(pool.pays_energy for pool in pools.values()):
         if options.energy_per_kwh is None:
             raise InputError("hardware that is bought needs the price of energy", where="cost.energy_per_kwh")
@@ -261,6 +344,6 @@ def _carbon(scenario: Scenario, replicas: Sequence[Replica]) -> CarbonModel | No
         for name, item in options.embodied.items():
             if _is_called(replica, name):
                 count = replica.engine.accelerators * replica.pool.replicas
-                embodied[replica.pool.name] = Embodied(item.kg, item.lifetime_years, count)
+                embodied[replica.account] = Embodied(item.kg, item.lifetime_years, count)
     series = options.g_per_kwh if isinstance(options.g_per_kwh, tuple) else (options.g_per_kwh,)
     return CarbonModel(series, options.start_hour, embodied)

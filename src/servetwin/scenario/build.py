@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from servetwin.cluster import routers as _built_in_routers  # noqa: F401  (registers them)
-from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, routers
+from servetwin.cluster.base import Disaggregation, EncoderPool, FrontEnd, InstanceSpec, Router, routers
 from servetwin.cluster.plugins import check_plugins
 from servetwin.core.errors import InputError
 from servetwin.core.units import seconds_to_ns, us_to_ns
@@ -20,8 +20,11 @@ from servetwin.engine.admission import longest_request
 from servetwin.engine.base import NOT_YET, EngineSettings, Ordering, Scheduler, orderings, schedulers
 from servetwin.metrics.options import MetricOptions
 from servetwin.scenario.accounting import Accounting, build_accounting
+from servetwin.scenario.auto_placement import with_placement
+from servetwin.scenario.cold_start import ready_ns
 from servetwin.scenario.disaggregation import make_disaggregation
 from servetwin.scenario.disaggregation_options import DisaggregationOptions
+from servetwin.scenario.encoders import build_encoders, encoder_notices
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.load import LoadedScenario
@@ -53,6 +56,7 @@ class Deployment:
     staleness_ns: int
     front_end: FrontEnd | None
     metric_options: MetricOptions
+    encoders: EncoderPool | None = None
     accounting: Accounting = field(default_factory=Accounting)
 
     @property
@@ -99,7 +103,7 @@ class Deployment:
         said = [*self.workload.notices, *(notice for replica in self.replicas for notice in replica.notices)]
         for spec in self.instances:
             said += spec.timing.notices
-        said += self.accounting.notices
+        said += [*self.accounting.notices, *encoder_notices(self.scenario, self.workload)]
         return list(dict.fromkeys(said))
 
 
@@ -120,9 +124,15 @@ def build(loaded: LoadedScenario) -> Deployment:
 def _build(loaded: LoadedScenario) -> Deployment:
     scenario = loaded.scenario
     replicas = tuple(
-        with_partition(
-            Replica(
-                pool, pool.model or scenario.model, loaded.folder, scenario.seed, allow_commands=loaded.allow_commands
+        with_placement(
+            with_partition(
+                Replica(
+                    pool,
+                    pool.model or scenario.model,
+                    loaded.folder,
+                    scenario.seed,
+                    allow_commands=loaded.allow_commands,
+                )
             )
         )
         for pool in scenario.cluster
@@ -139,6 +149,7 @@ def _build(loaded: LoadedScenario) -> Deployment:
         metric_options=MetricOptions(
             interval_s=scenario.output.interval_s, warmup_s=scenario.output.warmup_s, slo=scenario.slo.limits
         ),
+        encoders=build_encoders(scenario, replicas),
         accounting=accounting,
     )
     check_plugins(deployment.instances, deployment.router, deployment.disaggregation())
@@ -193,6 +204,7 @@ def build_instances(replica: Replica, first_group: int = 0) -> list[InstanceSpec
         replace(
             first,
             name=f"{pool.name}-{number}-dp{rank}" if several else f"{pool.name}-{number}",
+            settings=replace(first.settings, ready_ns=ready_ns(replica, number)),
             group=first_group + number if in_lockstep else NOT_YET,
         )
         for number in range(pool.replicas)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from servetwin.scenario.base import Options
@@ -80,3 +80,19 @@ class CarbonOptions(Options):
         0.0, description="Hour of the series at which the run begins."
     )
     embodied: dict[str, EmbodiedOptions] = Field({}, description="Making the hardware, by device; default: left out.")
+
+    @field_validator("g_per_kwh", mode="before")
+    @classmethod
+    def _series(cls, value: Any) -> Any:
+        """Say which hour of a series is wrong."""
+        if isinstance(value, list):
+            if not value:
+                raise PydanticCustomError("carbon_series", "a series needs at least one hour")
+            for hour, item in enumerate(value):
+                if isinstance(item, bool) or not isinstance(item, int | float) or not item >= 0:
+                    raise PydanticCustomError(
+                        "carbon_series",
+                        "hour {hour} is {item}, which is no number of at least 0",
+                        {"hour": hour, "item": repr(item)},
+                    )
+        return value

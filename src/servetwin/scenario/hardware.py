@@ -12,12 +12,13 @@ from servetwin.core.units import GB
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
 from servetwin.llm.checks import check_parallelism
-from servetwin.llm.parallel import Parallelism
+from servetwin.llm.parallel import Parallelism, Part
 from servetwin.scenario.schema import EngineOptions, HardwareOptions, PoolOptions
 
 if TYPE_CHECKING:
     from servetwin.hardware.base import Device
     from servetwin.memory.kv_capacity import KvCapacity
+    from servetwin.memory.placement import PlacedWeights
     from servetwin.network.base import Link
     from servetwin.network.topology import Topology
 
@@ -40,6 +41,10 @@ class Replica:
         Layers of each pipeline stage where they were balanced; else those of the options count.
     allow_commands
         Whether external commands may run.
+    is_ffn
+        Whether it stands for the FFN devices of a replica (`servetwin.scenario.attention_ffn`).
+    chosen
+        What was chosen for ``placement: auto``, in words.
     """
 
     pool: PoolOptions
@@ -48,11 +53,30 @@ class Replica:
     seed: int = 0
     partition: tuple[int, ...] | None = None
     allow_commands: bool = False
+    chosen: tuple[str, ...] = ()
+    is_ffn: bool = False
+
+    @property
+    def part(self) -> Part:
+        """What of each layer its accelerators hold."""
+        if self.is_ffn:
+            return "ffn"
+        return "attention" if self.pool.hardware is not None and self.pool.hardware.ffn is not None else "all"
 
     @property
     def where(self) -> str:
         """The pool's path in the scenario."""
         return f"cluster.{self.pool.name}"
+
+    @property
+    def hardware_where(self) -> str:
+        """The path of its hardware in the scenario."""
+        return f"{self.where}.hardware.ffn" if self.is_ffn else f"{self.where}.hardware"
+
+    @property
+    def account(self) -> str:
+        """The name under which its hardware is accounted: the pool's; that of FFN devices is no pool's name."""
+        return f"{self.pool.name}.ffn" if self.is_ffn else self.pool.name
 
     @property
     def engine(self) -> EngineOptions:
@@ -94,7 +118,9 @@ class Replica:
 
     def _ranks_of(self, model: ModelArchitecture) -> Parallelism:
         engine = self.engine
-        tensor, data = engine.tensor_parallel_size, engine.data_parallel_size if model.is_moe else 1
+        part = self.part
+        shared = model.is_moe and part != "attention"
+        tensor, data = engine.tensor_parallel_size, engine.data_parallel_size if shared else 1
         if engine.enable_expert_parallel and not model.is_moe:
             where = f"{self.where}.engine.enable_expert_parallel"
             raise InputError(f"{model.name} has no experts; leave this out", where=where)
@@ -103,11 +129,12 @@ class Replica:
         return Parallelism(
             tensor=tensor,
             pipeline=engine.pipeline_parallel_size,
-            expert=(engine.expert_parallel_size or group) if engine.enable_expert_parallel else 1,
+            expert=(engine.expert_parallel_size or group) if engine.enable_expert_parallel and shared else 1,
             data=data,
             decode_context=engine.decode_context_parallel_size,
             prefill_context=engine.prefill_context_parallel_size,
             partition=given if isinstance(given, tuple) else self.partition,
+            part=part,
         )
 
     @property
@@ -127,7 +154,7 @@ class Replica:
         """The device's data sheet."""
         from servetwin.hardware.catalogue import load_device
 
-        return load_device(self.hardware.device, relative_to=self.folder, where=f"{self.where}.hardware.device")
+        return load_device(self.hardware.device, relative_to=self.folder, where=f"{self.hardware_where}.device")
 
     def stage_device(self, stage: int) -> Device:
         """Return the device of a pipeline stage."""
@@ -136,20 +163,27 @@ class Replica:
             return self.device
         from servetwin.hardware.catalogue import load_device
 
-        where = f"{self.where}.hardware.stage_devices[{stage}]"
+        where = f"{self.hardware_where}.stage_devices[{stage}]"
         return load_device(names[stage], relative_to=self.folder, where=where)
 
     @property
     def notices(self) -> list[str]:
         """What a user should know: a device that nothing looked up, and that does not exist, may be misspelt."""
         if self.pool.hardware is None:
-            return []
+            return list(self.chosen)
         try:
             self.device  # noqa: B018
         except InputError as error:
             known = str(error).partition(". Allowed:")[0]
-            return [f"{known}. Nothing here needs its data sheet, so the name is only shown"]
-        return []
+            return [f"{known}. Nothing here needs its data sheet, so the name is only shown", *self.chosen]
+        return list(self.chosen)
+
+    @cached_property
+    def placed_stages(self) -> tuple[PlacedWeights, ...]:
+        """Where the weights of each stage lie; empty where all stay on the accelerators."""
+        from servetwin.scenario.placement import placed_stages
+
+        return placed_stages(self)
 
     @cached_property
     def link(self) -> Link | None:
@@ -190,7 +224,7 @@ class Replica:
         from servetwin.network.base import Link
         from servetwin.network.links import link_class
 
-        where = f"{self.where}.hardware.link"
+        where = f"{self.hardware_where}.link"
         device = self.device
         if device.scale_up is not None:
             link = link_class(device.scale_up.link_class, where=where).link
@@ -203,7 +237,18 @@ class Replica:
     def capacity(self) -> KvCapacity:
         """The KV cache that the devices' memory has room for: that of the stage with the fewest blocks."""
         stages = [self._stage_capacity(stage) for stage in range(self.ranks.pipeline)]
-        return min(stages, key=lambda capacity: capacity.num_blocks)
+        return self._limited(min(stages, key=lambda capacity: capacity.num_blocks))
+
+    def _limited(self, capacity: KvCapacity) -> KvCapacity:
+        """Return the capacity with no more blocks than those whose part elsewhere has room there."""
+        from servetwin.scenario.placement import most_kv_blocks
+
+        most = most_kv_blocks(self)
+        if most is None or most >= capacity.num_blocks:
+            return capacity
+        if most < 1:
+            raise InputError("no KV block has room on the memory device", where=f"{self.where}.placement.kv.device")
+        return replace(capacity, num_blocks=most)
 
     def _stage_capacity(self, stage: int) -> KvCapacity:
         from servetwin.memory import ProfilingStep, kv_capacity
@@ -226,6 +271,8 @@ class Replica:
             kv_cache_dtype=self.kv_cache_dtype,
             step=step,
             where=f"{self.where}.engine",
+            away_bytes=self.placed_stages[stage].freed_bytes if self.placed_stages else 0,
+            kv_here=self.placed_stages[stage].kv_here if self.placed_stages else 1.0,
         )
 
     @property

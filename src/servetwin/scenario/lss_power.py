@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.number_formats import bytes_per_element
-from servetwin.energy.base import Part
+from servetwin.energy.base import LoadedBytes, MemoryEnergy, Part
 from servetwin.energy.lss import LssAccelerator, LssEnergyModel, LssInstancePower, LssNode
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.importers.reader import ObjectReader
 from servetwin.scenario.power_options import LssPowerOptions
 
+_Beside: TypeAlias = tuple[Mapping[str, MemoryEnergy], Mapping[str, LoadedBytes]]
+
 WHERE = "power.lss.nodes"
 
 
-def lss_energy_model(options: LssPowerOptions, replicas: Sequence[Replica]) -> tuple[LssEnergyModel | None, list[str]]:
+def lss_energy_model(
+    options: LssPowerOptions,
+    replicas: Sequence[Replica],
+    memories: Mapping[str, MemoryEnergy],
+    loads: Mapping[str, LoadedBytes],
+) -> tuple[LssEnergyModel | None, list[str]]:
     """Return LLMServingSim's power model, and what a user should know; no model where a node has no power.
+
+    Parameters
+    ----------
+    memories
+        Memory that computes, by the name of the pool whose instances have it.
+    loads
+        What steps load from elsewhere, likewise.
 
     Raises
     ------
@@ -32,7 +46,10 @@ def lss_energy_model(options: LssPowerOptions, replicas: Sequence[Replica]) -> t
         return None, [f"node {without[0]} has no power keys, so that energy is off for all, as in LLMServingSim"]
     by_name = {name: replica for replica in replicas for name in _names(replica)}
     unit_s = 1.0 if options.standby_unit == "s" else 1e-9
-    nodes = [_node(i, ObjectReader(node, f"{WHERE}[{i}]"), by_name, unit_s) for i, node in enumerate(options.nodes)]
+    nodes = [
+        _node(i, ObjectReader(node, f"{WHERE}[{i}]"), by_name, unit_s, (memories, loads))
+        for i, node in enumerate(options.nodes)
+    ]
     return LssEnergyModel(nodes, options.standby_remaining, active_time=options.active_time), []
 
 
@@ -43,13 +60,19 @@ def _names(replica: Replica) -> list[str]:
     return [f"{replica.pool.name}-{number}{end}" for number in range(replica.pool.replicas) for end in ends]
 
 
-def _node(i: int, node: ObjectReader, by_name: Mapping[str, Replica], unit_s: float) -> LssNode:
+def _node(
+    i: int,
+    node: ObjectReader,
+    by_name: Mapping[str, Replica],
+    unit_s: float,
+    beside: _Beside,
+) -> LssNode:
     accelerators = {
         name: _accelerator(ObjectReader(value, f"{node.path('npu')}.{name}"), unit_s)
         for name, value in _mapping(node, "npu").items()
     }
     instances = {
-        name: _instance(name, hardware, by_name, accelerators, node)
+        name: _instance(name, hardware, by_name, accelerators, node, beside)
         for name, hardware in _mapping(node, "instances").items()
     }
     cpu, dram, link = (ObjectReader(node.required(key), node.path(key)) for key in ("cpu", "dram", "link"))
@@ -96,6 +119,7 @@ def _instance(
     by_name: Mapping[str, Replica],
     accelerators: Mapping[str, LssAccelerator],
     node: ObjectReader,
+    beside: _Beside,
 ) -> LssInstancePower:
     if name not in by_name:
         raise unknown_name("instance", name, by_name, where=node.path("instances"))
@@ -108,7 +132,8 @@ def _instance(
         model = replica.model
         size = bytes_per_element(replica.dtype or model.dtype)
         per_token = 2 * model.num_hidden_layers * 2 * (ranks - 1) / ranks * model.hidden_size * size
-    return LssInstancePower(replica.engine.accelerators_per_rank, hardware, ranks, per_token)
+    memory, loads = (beside[0].get(replica.pool.name), beside[1].get(replica.pool.name))
+    return LssInstancePower(replica.engine.accelerators_per_rank, hardware, ranks, per_token, memory, loads)
 
 
 def _mapping(node: ObjectReader, key: str) -> Mapping[str, Any]:

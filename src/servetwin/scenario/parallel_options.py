@@ -125,8 +125,8 @@ class PlanOptions(PluginOptions):
 
     kind: PlanName = Field(
         "auto",
-        description="`auto` (what the engine's degrees ask for), `pipeline`, `lockstep`, `two_batch_overlap`, "
-        "`lss_waves`, or a plug-in's name.",
+        description="`auto` (what the engine's degrees and the hardware ask for), `pipeline`, `lockstep`, "
+        "`two_batch_overlap`, `attention_ffn`, `lss_waves`, or a plug-in's name.",
     )
 
 

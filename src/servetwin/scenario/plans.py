@@ -12,6 +12,7 @@ from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.formats import plain_format
 from servetwin.llm.parallel import Parallelism
 from servetwin.llm.parts import MixtureOfExperts
+from servetwin.scenario.attention_ffn import build_ffn, ffn_replica
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.parallel import Stage, stages_of
@@ -21,7 +22,7 @@ from servetwin.step.partition import balanced_layers
 from servetwin.step.plans.base import ExecutionPlan, RankModel, execution_plans
 from servetwin.step.plans.rebalancing import Rebalancing
 
-PLAN_CONTEXT = ("stages", "num_ranks", "decode_tokens", "prefill_tokens")
+PLAN_CONTEXT = ("stages", "num_ranks", "decode_tokens", "prefill_tokens", "ffn")
 """What an execution plan's factory may ask for."""
 
 
@@ -52,10 +53,12 @@ def build_plan(replica: Replica) -> ExecutionPlan | None:
         "num_ranks": lambda: engine.data_parallel_size if _in_lockstep(replica) else 1,
         "decode_tokens": lambda: engine.dbo_decode_token_threshold,
         "prefill_tokens": lambda: engine.dbo_prefill_token_threshold,
+        "ffn": lambda: build_ffn(replica),
     }
     factory = execution_plans.get(kind, where=f"{where}.kind")
     plan = make(factory, options.extra, context, where, type(options).model_fields)
-    return _with_moving_experts(plan, replica) if engine.enable_eplb else plan
+    experts_at = ffn_replica(replica) if replica.part == "attention" else replica
+    return _with_moving_experts(plan, experts_at) if engine.enable_eplb else plan
 
 
 def _with_moving_experts(plan: ExecutionPlan, replica: Replica) -> ExecutionPlan:
@@ -77,6 +80,8 @@ def _expert_bytes(model: ModelArchitecture, dtype: str | None) -> int:
 def _plan_of_degrees(replica: Replica) -> str | None:
     """Return the plan that an engine's degrees ask for."""
     engine = replica.engine
+    if replica.part == "attention":
+        return "attention_ffn"
     group = engine.data_parallel_size > 1 and replica.has_model and replica.model.is_moe
     if engine.enable_dbo:
         if not group:
@@ -94,10 +99,9 @@ def _plan_of_degrees(replica: Replica) -> str | None:
 
 def _in_lockstep(replica: Replica) -> bool:
     """Return whether the data-parallel ranks of a replica step together."""
-    return _plan_of_degrees(replica) in ("lockstep", "two_batch_overlap") or replica.pool.step.plan.kind not in (
-        "auto",
-        "pipeline",
-    )
+    if _plan_of_degrees(replica) in ("lockstep", "two_batch_overlap", "attention_ffn"):
+        return True
+    return replica.pool.step.plan.kind not in ("auto", "pipeline")
 
 
 def with_partition(replica: Replica) -> Replica:

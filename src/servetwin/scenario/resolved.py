@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from servetwin.core.fields import read_document
+from servetwin.scenario.attention_ffn import ffn_facts
 from servetwin.scenario.build import Deployment
 from servetwin.scenario.disaggregation import disaggregation_facts
 from servetwin.scenario.hardware import Replica
@@ -124,6 +125,8 @@ def _pool_facts(replica: Replica) -> dict[str, Any]:
     memory = replica.memory_facts
     if memory:
         facts["memory_bytes_per_accelerator"] = memory
+    if replica.part == "attention":
+        facts["ffn"] = ffn_facts(replica)
     if replica.has_model:
         model = replica.model
         facts["model"] = {

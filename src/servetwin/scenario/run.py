@@ -66,6 +66,7 @@ def simulate(
         staleness_ns=deployment.staleness_ns,
         front_end=deployment.front_end,
         disaggregation=deployment.disaggregation(),
+        encoders=deployment.encoders,
         check_invariants=check_invariants,
         progress=progress,
     )

@@ -19,8 +19,10 @@ from servetwin.scenario.base import (
     wrapped,
 )
 from servetwin.scenario.cost_options import CarbonOptions, CostOptions
-from servetwin.scenario.disaggregation_options import DisaggregationOptions, RoleName
+from servetwin.scenario.disaggregation_options import DisaggregationOptions, PortOptions, RoleName
+from servetwin.scenario.encoder_options import EncoderOptions
 from servetwin.scenario.parallel_options import ExpertField, ExpertOptions, ParallelOptions, PlanField, PlanOptions
+from servetwin.scenario.placement_options import ColdStartOptions, MemoryOptions, PlacementField
 from servetwin.scenario.power_options import PowerOptions
 from servetwin.scenario.router_options import RouterOptions
 from servetwin.scenario.topology_options import TopologyField
@@ -66,6 +68,23 @@ class LinkOptions(Options):
     )
 
 
+class FfnOptions(Options):
+    """Devices of their own for the FFNs (MLPs, experts) of a replica; its other accelerators do all the rest."""
+
+    device: str = Field(description="Name of a device (`servetwin list hardware`).")
+    count: int = Field(
+        ge=1, le=4096, description="FFN devices of a replica, which serve all its data-parallel attention ranks."
+    )
+    port: PortOptions = Field(
+        PortOptions(), description="Of each device of either side: the way to the other side, each direction by itself."
+    )
+    link: LinkOptions | None = Field(
+        None,
+        description="Link between the FFN devices, which divide MLPs among them; default: the device's own. Whole "
+        "experts exchange nothing.",
+    )
+
+
 class HardwareOptions(Options):
     """What one replica runs on."""
 
@@ -82,6 +101,12 @@ class HardwareOptions(Options):
     link: LinkOptions = Field(LinkOptions(), description="Link between them, where no topology is given.")
     topology: TopologyField | None = Field(
         None, description="How the accelerators of a replica are joined; default: all over one link."
+    )
+    ffn: FfnOptions | None = Field(
+        None, description="Attention/FFN disaggregation: `device` and its like are then those of attention."
+    )
+    memory: Annotated[tuple[MemoryOptions, ...], Field(strict=False)] = Field(
+        (), description="Memory devices beside the accelerators, on which weights can lie."
     )
 
     @model_validator(mode="after")
@@ -230,6 +255,34 @@ class PoolOptions(Options):
     step: Annotated[StepOptions, BeforeValidator(wrapped("model"))] = Field(
         StepOptions(), description="Step-time model."
     )
+    placement: PlacementField | None = Field(
+        None, description="Weights that lie outside the accelerators (`auto`: chosen); default: none."
+    )
+    cold_start: ColdStartOptions | None = Field(
+        None, description="Instances begin without the model and load it first; default: it is there."
+    )
+
+    @model_validator(mode="after")
+    def _check_ffn(self) -> PoolOptions:
+        if self.hardware is None or self.hardware.ffn is None:
+            return self
+        engine, plan = self.engine, self.step.plan.kind
+        conflicts = {
+            "engine.pipeline_parallel_size": engine.pipeline_parallel_size > 1,
+            "engine.prefill_context_parallel_size": engine.prefill_context_parallel_size > 1,
+            "engine.expert_parallel_size": engine.expert_parallel_size is not None,
+            "engine.enable_dbo": engine.enable_dbo,
+            "step.plan.kind": plan not in ("auto", "attention_ffn"),
+            "placement": self.placement is not None,
+            "cold_start": self.cold_start is not None,
+        }
+        for key, conflict in conflicts.items():
+            if conflict:
+                raise PydanticCustomError(
+                    "ffn", "hardware.ffn (attention and FFN on different devices) does not go with {key}; leave it out",
+                    {"key": key},
+                )  # fmt: skip
+        return self
 
     @model_validator(mode="after")
     def _check_count(self) -> PoolOptions:
@@ -291,6 +344,9 @@ class Scenario(Options):
     )
     disaggregation: DisaggregationOptions | None = Field(
         None, description="How requests get from prefill to decode pools; default, where there are such: `nixl`."
+    )
+    encoders: EncoderOptions | None = Field(
+        None, description="Encoders of images in front of the router; default: encoding takes no time."
     )
     workload: WorkloadField = Field(description="The requests, see `docs/workloads.md`.")
     front_end: FrontEndOptions | None = Field(None, description="Delays between clients and the router.")

@@ -64,6 +64,20 @@ def build_step_model(replica: Replica) -> StepModel:
 
 def step_model_of(stage: Stage) -> StepModel:
     """Return the step model of one pipeline stage; it is a rank model, too, if it can be taken apart."""
+    model = _at_hand(stage)
+    stages = stage.replica.placed_stages
+    if not stages or stage.other_model is not None:
+        return model
+    from servetwin.step.offload.model import offloaded
+
+    try:
+        return offloaded(model, stages[stage.ranks.stage], stage.experts)
+    except InputError as error:
+        raise InputError(str(error), where=f"{stage.replica.where}.step.model") from None
+
+
+def _at_hand(stage: Stage) -> StepModel:
+    """Return the step model with all weights on the accelerator."""
     replica = stage.replica
     options, where = replica.pool.step, f"{replica.where}.step"
     if not isinstance(options.model, str):
@@ -71,6 +85,12 @@ def step_model_of(stage: Stage) -> StepModel:
         return given
     name = "operators" if options.model == "roofline" and _brings_times(stage) else options.model
     factory = step_models.get(name, where=f"{where}.model")
+    if stage.ranks.part != "all" and not getattr(factory, "divides_layers", False):
+        message = (
+            f"the step model {name!r} has times of whole layers, not of attention and FFN by themselves on "
+            f"{replica.hardware.device}; roofline can divide them"
+        )
+        raise InputError(message, where=f"{where}.model")
     context = {name: partial(find, stage, factory) for name, find in CONTEXT.items()}
     _refuse_unused(replica, factory)
     model = make(factory, options.extra, context, where, type(options).model_fields)
@@ -98,7 +118,7 @@ def _base_model(stage: Stage) -> StepModel:
     except ValidationError as error:
         raise InputError(in_plain_words(error.errors(include_url=False)[0]), where=where) from None
     pool = replica.pool.model_copy(update={"step": options})
-    return step_model_of(replace(stage, replica=replace(replica, pool=pool)))
+    return _at_hand(replace(stage, replica=replace(replica, pool=pool)))
 
 
 def _refuse_unused(replica: Replica, factory: Callable[..., StepModel]) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import cast
 
+import numpy as np
+
 from servetwin.core.errors import InputError
 from servetwin.core.units import NS_PER_S
 from servetwin.hardware.base import Device
@@ -28,6 +30,9 @@ MEMORY_CLOCK = 0.5
 
 BUCKET_TOKENS = 64
 """A clock is chosen for batches whose mean context, and whose prompts, agree to so many tokens."""
+
+MOST_WAITING = 0.999
+"""Greatest share of a step in which accelerators are taken to wait."""
 
 _HALVINGS = 24
 
@@ -121,7 +126,7 @@ class Governor:
         clock = max(self.power.lowest_clock, highest)
         if step.watts(clock) > self.policy.cap_w:
             clock = self._below(step, clock)
-        return clock, step.stretch(clock)
+        return clock, step.waiting + (1.0 - step.waiting) * step.stretch(clock)
 
     def _below(self, step: _Step, high: float) -> float:
         """Return the highest clock at which the step draws no more than the cap (it falls with the clock)."""
@@ -133,7 +138,7 @@ class Governor:
 
 
 class _Step:
-    """Power and time of one step as functions of the clock, on one accelerator."""
+    """Power and time of one step as functions of the clock, on one accelerator while it works."""
 
     def __init__(self, governor: Governor, shape: StepShape) -> None:
         power, device = governor.power, governor.device
@@ -145,7 +150,8 @@ class _Step:
         )
         memory = float(work.total_bytes[0]) / device.memory_bandwidth_bytes_per_s
         self.compute_share = compute / (compute + memory) if compute + memory else 0.0
-        self.seconds = _highest_clock_ns(governor.timing, shape) / NS_PER_S
+        self.waiting = min(float(np.max(work.waiting)), MOST_WAITING)
+        self.seconds = _highest_clock_ns(governor.timing, shape) / NS_PER_S * (1.0 - self.waiting)
         self.flop_j = share * sum(float(f[0]) * power.flop_energy(dtype) for dtype, f in work.flops.items())
         self.flop_j += share * float(work.kv_bytes[0]) * power.joules_on_chip_per_kv_byte
         self.byte_j = share * (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from servetwin.core.errors import InputError
@@ -19,8 +21,11 @@ def groups(ranks: Parallelism) -> dict[str, Group]:
     """Return the groups of a stage's accelerators, numbered as vLLM numbers them: data, pipeline, context, tensor.
 
     The experts' group is all accelerators of a stage; with data parallelism and several stages it is not evenly spaced,
-    and taken as if it were, over the same span.
+    and taken as if it were, over the same span. FFN devices exchange nothing among data-parallel ranks: their tokens
+    come from elsewhere.
     """
+    if ranks.part == "ffn":
+        ranks = replace(ranks, data=1, expert=1)
     inner = ranks.tensor * ranks.prefill_context
     return {
         "tensor": (ranks.tensor, 1),

@@ -64,7 +64,8 @@ SENT = ("pipeline_send", "pipeline_gather")
 class RooflineStepModel(StepModelBase):
     """Step times of a model on equal devices, or of one of its pipeline stages (a `RankModel`).
 
-    As a step model it is a replica by itself; with data parallelism, one whose ranks all have the same batch.
+    As a step model it is a replica by itself; with data parallelism, one whose ranks all have the same batch. Of ranks
+    that hold only the FFNs, it is without sampler, host and all that attention takes.
 
     Parameters
     ----------
@@ -95,6 +96,9 @@ class RooflineStepModel(StepModelBase):
     InputError
         If the ranks do not divide the model, or the device has no peak for a format.
     """
+
+    divides_layers = True
+    """Whether it times attention and FFN apart, see `Parallelism.part`; other step models may say so, too."""
 
     def __init__(
         self,
@@ -151,10 +155,11 @@ class RooflineStepModel(StepModelBase):
 
     def _set_times(self) -> None:
         layers = sum(copies for _, copies in self.architecture.stage_layers(self.ranks))
+        layers = layers if self.ranks.part != "ffn" else 0  # that attend
         efficiency = self.efficiency
         decode_us = efficiency.decode_us
         self._mixed_share = efficiency.mixed_bandwidth
-        host = self.host if self.ranks.is_first_stage else HostOverhead()
+        host = self.host if self.ranks.is_first_stage and layers else HostOverhead()
         self._host_ns = RowTimes(lambda rows: host.per_step_us * NS_PER_US + host.per_request_us * NS_PER_US * rows)
         self._decode_fixed_ns = layers * (efficiency.layer_us + decode_us) * NS_PER_US
         self._prefill_fixed_ns = layers * (efficiency.layer_us + max(efficiency.prefill_us, decode_us)) * NS_PER_US
@@ -258,6 +263,16 @@ class RooflineStepModel(StepModelBase):
 
     def _sent_tokens(self, tokens: Sequence[int]) -> Sequence[int]:
         return tokens if self.enforce_eager else [padded_tokens(number) for number in tokens]
+
+    @property
+    def routed(self) -> RoutedExperts | None:
+        """The routed experts; None where this rank has none."""
+        return self._experts
+
+    @property
+    def launches_ns(self) -> float:
+        """What the host needs to launch a step's kernels one by one; 0 where CUDA graphs do."""
+        return self._floor_ns
 
     @property
     def overlap_slowdown(self) -> float:
@@ -389,7 +404,7 @@ class RooflineStepModel(StepModelBase):
         return op.count * self._exchange.operator_ns(op, rows)
 
     def _sampler_ns(self, sequences: Numbers) -> Numbers:
-        if not self.ranks.is_last_stage:
+        if not self.ranks.is_last_stage or self.ranks.part == "ffn":
             return np.zeros_like(sequences)
         logits = sequences * float(self.architecture.vocab_size)
         bandwidth = self.device.memory_bandwidth_bytes_per_s * self.efficiency.matrix_bandwidth

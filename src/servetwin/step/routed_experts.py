@@ -119,6 +119,8 @@ class RoutedExperts:
     def _exchange_group(self) -> str | None:
         """Return which ranks send tokens to each other; None: tokens are where they are needed."""
         ranks = self._parallel
+        if ranks.part == "ffn":
+            return None
         if ranks.sequence_parallel_experts:
             return "experts"
         if ranks.data > 1:
@@ -197,13 +199,12 @@ class RoutedExperts:
     def _travel_ns(self, load: Load, total: int, most: int) -> tuple[float, float]:
         """Return dispatch and combine of all layers."""
         assert self._group is not None
-        sent = self._hidden * self._dispatched_bytes + self._grouped.top_k * ROUTING_BYTES_PER_EXPERT
-        back = self._hidden * self._grouped.activation_bytes
+        sent, back = self.copy_bytes
         if self.backend == BACKENDS[0]:
             gather_ns = self._exchange.ns("all_gather", total * sent, self._group)
             scatter_ns = self._exchange.ns("reduce_scatter", total * back, self._group)
             return self.num_layers * gather_ns, self.num_layers * scatter_ns
-        copies = load.tokens if self.backend == "deepep_high_throughput" else load.pairs
+        copies = self.copies(load)
         source = -(-most // self._sources_per_rank)
         leaving = copies.mean(axis=1) * (self._parallel.expert * source / total)
         busiest = np.maximum(leaving, copies.max(axis=1))
@@ -213,6 +214,16 @@ class RoutedExperts:
         ]
         dispatch_ns, combine_ns = load.num_layers @ np.array(times)
         return float(dispatch_ns), float(combine_ns)
+
+    def copies(self, load: Load) -> Numbers:
+        """Return the copies of tokens that each rank is sent where tokens go to single ranks, see `BACKENDS`."""
+        return load.tokens if self.backend == "deepep_high_throughput" else load.pairs
+
+    @property
+    def copy_bytes(self) -> tuple[float, float]:
+        """Bytes of one copy of a token on its way to an expert, and of what comes back."""
+        sent = self._hidden * self._dispatched_bytes + self._grouped.top_k * ROUTING_BYTES_PER_EXPERT
+        return sent, self._hidden * self._grouped.activation_bytes
 
     @property
     def _sources_per_rank(self) -> int:

@@ -27,7 +27,7 @@ class StepColumns:
     """Steps of one instance, each column of shape ``(steps,)``.
 
     ``prefill_context``: context of the step's chunks; ``prefill_pairs``: pairs of a new token and one that it attends
-    to, without a window.
+    to, without a window; ``decode_prompt_tokens``: prompts of the decodes, where they are known.
     """
 
     num_decodes: Floats
@@ -36,6 +36,7 @@ class StepColumns:
     prefill_tokens: Floats
     prefill_context: Floats
     prefill_pairs: Floats
+    decode_prompt_tokens: Floats | None = None
 
     @classmethod
     def of_shapes(cls, shapes: Sequence[StepShape]) -> StepColumns:
@@ -48,10 +49,11 @@ class StepColumns:
                 sum(new for new, _ in shape.prefills),
                 sum(context for _, context in shape.prefills),
                 sum(causal_pairs(new, context, 0) for new, context in shape.prefills),
+                sum(shape.decode_prompts),
             )
             for shape in shapes
         ]
-        columns = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+        columns = np.array(rows, dtype=np.float64).reshape(-1, 7).T
         return cls(*columns)
 
     @property
@@ -70,7 +72,8 @@ class WorkColumns:
     """What steps compute and move over all accelerators of an instance, each column of shape ``(steps,)``.
 
     ``flops``: by number format; ``weight_bytes``: of weights and activations; ``kv_bytes``: of KV and queries in
-    attention, ``decode_kv_bytes`` those of decodes; ``link_bytes``: what the accelerators send to each other.
+    attention, ``decode_kv_bytes`` those of decodes; ``link_bytes``: what the accelerators send to each other;
+    ``waiting``: share of each step in which they compute nothing, because something else does.
     """
 
     flops: Mapping[str, Floats]
@@ -78,6 +81,7 @@ class WorkColumns:
     kv_bytes: Floats
     decode_kv_bytes: Floats
     link_bytes: Floats
+    waiting: Floats | float = 0.0
 
     @property
     def total_flops(self) -> Floats:
@@ -108,6 +112,7 @@ class StepWork:
     ) -> None:
         self.architecture = architecture
         self.ranks = ranks
+        self.samples = True
         self.accelerators = ranks.tensor * ranks.pipeline * ranks.prefill_context
         stages = (replace(ranks, stage=stage) for stage in range(ranks.pipeline))
         self.operators: tuple[RankOperator, ...] = tuple(
@@ -136,7 +141,9 @@ class StepWork:
     @property
     def _sampler_bytes(self) -> float:
         """Bytes per sequence that one of the ranks' parts of the sampler moves."""
-        return self.architecture.vocab_size * SAMPLER_BYTES_PER_LOGIT / self.ranks.tensor
+        if self.ranks.part == "ffn":
+            return 0.0
+        return self.samples * self.architecture.vocab_size * SAMPLER_BYTES_PER_LOGIT / self.ranks.tensor
 
 
 class _Sums:

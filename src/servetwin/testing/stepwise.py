@@ -167,7 +167,7 @@ class _StepwiseLoop:
         request.keys = ()
         if settings.enable_prefix_caching:
             request.keys = contents.block_keys(request.row, settings.block_size)
-        request.came_ns = now_ns
+        request.joined_ns = now_ns
         instance.enqueue(request)
         self._notify(instance, now_ns)
 

@@ -94,7 +94,7 @@ class StepwiseInstance:
 
     def enqueue(self, request: StepwiseRequest) -> None:
         """Put a request into the waiting queue."""
-        key = self.spec.ordering.key(request.came_ns, request.priority, request.prompt_tokens)
+        key = self.spec.ordering.key(request.joined_ns, request.priority, request.prompt_tokens)
         bisect.insort(self.waiting, (key, request.row, request), key=lambda item: item[:2])
 
     def schedule(self, now_ns: int, known_ns: int) -> bool:
@@ -169,7 +169,7 @@ class StepwiseInstance:
         ordering = self.spec.ordering
         if not ordering.preempts_by_key:
             return self.running[-1]
-        return max(self.running, key=lambda r: (ordering.key(r.came_ns, r.priority, r.prompt_tokens), r.row))
+        return max(self.running, key=lambda r: (ordering.key(r.joined_ns, r.priority, r.prompt_tokens), r.row))
 
     def _preempt(self, victim: StepwiseRequest, now_ns: int) -> None:
         self.preempted = True
@@ -188,7 +188,7 @@ class StepwiseInstance:
         """Take the heads of the queue a step further, one by one; the first that cannot go stops all others."""
         while self.waiting and self.budget > 0 and len(self.running) < self.settings.max_num_seqs:
             request = self.waiting[0][2]
-            if request.came_ns > self.known_ns:
+            if request.joined_ns > self.known_ns:
                 return
             if request.remote == "wanted":
                 goes_on = self._reserve(request, now_ns)

@@ -22,7 +22,7 @@ class StepwiseRequest:
     model: str | None = None
     keys: Sequence[int] = ()
     arrival_ns: int = -1
-    came_ns: int = -1
+    joined_ns: int = -1
     """When it came to the instance where it is."""
     instance: int = -1
     state: str = "unfinished"

@@ -50,6 +50,8 @@ class StepwiseUnit:
 
         While another one computes, all are looked at; else at multiples of the poll after the last one fell idle.
         """
+        if now_ns < rank.settings.ready_ns:
+            return rank.settings.ready_ns
         poll = rank.settings.idle_poll_ns
         if not poll or any(other.waves for other in units):
             return now_ns

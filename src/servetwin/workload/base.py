@@ -60,6 +60,9 @@ class Workload:
         A name per row (None where a row has none), or None for the whole column.
     priority
         Smaller is served earlier (vLLM), shape ``(n,)``, or None.
+    encoder_tokens
+        How many of the prompt's tokens are embeddings of images (or sound) that an encoder makes, shape ``(n,)``; None:
+        there are none.
     parent
         Row of the request whose end releases this one, ``NO_PARENT`` where none; always a smaller or greater row,
         never itself, or None for the whole column.
@@ -86,6 +89,7 @@ class Workload:
     delay_ns: NDArray[np.int64] | None = None
     concurrency: int | None = None
     contents: Contents | None = None
+    encoder_tokens: NDArray[np.int64] | None = None
     source: str = ""
     notices: list[str] = field(default_factory=list)
 

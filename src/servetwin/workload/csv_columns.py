@@ -23,10 +23,12 @@ _WHOLE_NUMBERS = {
     "prompt_tokens": (1, MAX_TOKENS),
     "output_tokens": (1, MAX_TOKENS),
     "priority": (-_MAX_PRIORITY, _MAX_PRIORITY),
+    "encoder_tokens": (0, MAX_TOKENS),
 }
+_MAY_BE_EMPTY = ("priority", "encoder_tokens")
 _REQUIRED = ("arrival_s", "prompt_tokens", "output_tokens")
 _LABELS = ("request_id", "session_id", "model")
-_ALLOWED = (*_REQUIRED, *_LABELS, "priority")
+_ALLOWED = (*_REQUIRED, *_LABELS, *_MAY_BE_EMPTY)
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class CsvColumns:
     session_id: list[str | None] | None = None
     model: list[str | None] | None = None
     priority: Integers | None = None
+    encoder_tokens: Integers | None = None
 
 
 def read_plain(path: Path, limit: int | None) -> CsvColumns:
@@ -153,7 +156,7 @@ def _seconds(cell: str, where: str) -> float:
 def _whole_number(cell: str, name: str, where: str) -> int:
     low, high = _WHOLE_NUMBERS[name]
     text = cell.strip()
-    if name == "priority" and not text:
+    if name in _MAY_BE_EMPTY and not text:
         return 0
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18 and low <= int(text) <= high):

@@ -20,7 +20,7 @@ class CsvSource:
     """A CSV file with a header, one request per row.
 
     Columns: ``arrival_s`` (seconds), ``prompt_tokens``, ``output_tokens``, and perhaps ``request_id``, ``session_id``,
-    ``model``, ``priority``; in any order.
+    ``model``, ``priority``, ``encoder_tokens``; in any order.
 
     Parameters
     ----------
@@ -46,6 +46,8 @@ class CsvSource:
         repeated = _first_repeated(columns.request_id) if columns.request_id is not None else None
         if repeated is not None:
             raise InputError(f"request_id {repeated!r} occurs twice", where=str(self.path))
+        if columns.encoder_tokens is not None:
+            _check_encoder_tokens(columns.encoder_tokens, columns.prompt_tokens, str(self.path))
         workload = Workload(
             arrival_ns=nanoseconds(columns.arrival_s),
             prompt_tokens=columns.prompt_tokens,
@@ -54,6 +56,7 @@ class CsvSource:
             session_id=columns.session_id,
             model=columns.model,
             priority=columns.priority,
+            encoder_tokens=columns.encoder_tokens,
             source=str(self.path),
         )
         falls = np.flatnonzero(np.diff(workload.arrival_ns) < 0)
@@ -83,6 +86,18 @@ def _reorder(workload: Workload, order: Integers) -> None:
         workload.model = [workload.model[row] for row in rows]
     if workload.priority is not None:
         workload.priority = workload.priority[order]
+    if workload.encoder_tokens is not None:
+        workload.encoder_tokens = workload.encoder_tokens[order]
+
+
+def _check_encoder_tokens(encoder_tokens: Integers, prompt_tokens: Integers, where: str) -> None:
+    more = np.flatnonzero(encoder_tokens > prompt_tokens)
+    if len(more):
+        raise InputError(
+            f"request {more[0]} has {encoder_tokens[more[0]]} encoder_tokens and {prompt_tokens[more[0]]} prompt_tokens"
+            "; the prompt's tokens include those that an encoder makes",
+            where=where,
+        )
 
 
 def _first_repeated(names: list[str]) -> str | None:

@@ -33,6 +33,8 @@ def write_jsonl(workload: Workload, path: str | Path) -> None:
         If the format cannot say it (a closed loop, two requests that wait for the same one), or the file cannot be
         written.
     """
+    if workload.encoder_tokens is not None and workload.encoder_tokens.any():
+        raise InputError("the format has no encoder_tokens; write the requests without images, or run the scenario")
     chains = _chains(workload)
     names = _session_names(workload, chains)
     tokens = _Tokens(workload.contents)

@@ -33,6 +33,8 @@ class SyntheticOptions(Options):
         Shared beginnings, in front of ``prompt_tokens``.
     shared_prefix
         inference-perf's fixed set of prompts, in place of ``prompt_tokens``, ``output_tokens`` and the two above.
+    encoder_tokens, encoder_share
+        Embeddings of images that an encoder makes, in addition to ``prompt_tokens``, of such a share of the requests.
     model, priority
         One for all, or a mix by weight (drawn per session where there are sessions).
     """
@@ -45,6 +47,8 @@ class SyntheticOptions(Options):
     sessions: SessionOptions | None = None
     system_prompts: SystemPromptOptions | None = None
     shared_prefix: SharedPrefixOptions | None = None
+    encoder_tokens: LengthOptions | None = None
+    encoder_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     model: ModelMix | None = None
     priority: PriorityMix | None = None
 
@@ -67,6 +71,16 @@ class SyntheticOptions(Options):
         if self.asked is None and self.arrivals.total is None:
             name = "requests" if self.sessions is None else "sessions.count"
             raise ValueError(f"{name} missing: {self.arrivals.kind} arrivals have no end of their own")
+        return self
+
+    @model_validator(mode="after")
+    def _images_of_single_requests(self) -> Self:
+        if self.encoder_tokens is not None:
+            others = ("sessions", "system_prompts", "shared_prefix")
+            if given := [name for name in others if getattr(self, name) is not None]:
+                raise ValueError(f"encoder_tokens are for requests that share nothing; leave out {', '.join(given)}")
+        elif self.encoder_share != 1.0:
+            raise ValueError("encoder_share is of requests with encoder_tokens; give these too")
         return self
 
     @property

@@ -51,6 +51,11 @@ class SyntheticSource:
         if options.sessions is not None or options.system_prompts is not None:
             return converse(items, options, seed)
         items.prompt_tokens, items.output_tokens = draw_pairs(*options.lengths, len(items), seed)
+        if options.encoder_tokens is not None:
+            images = options.encoder_tokens.draw(len(items), stream(seed, "workload", "encoder_tokens"))
+            has = stream(seed, "workload", "encoder_share").random(len(items)) < options.encoder_share
+            items.encoder_tokens = np.where(has, images, 0)
+            items.prompt_tokens = items.prompt_tokens + items.encoder_tokens
         return items
 
     def _items(self, seed: int) -> Workload:

@@ -80,6 +80,7 @@ class PopularRouting:
         if not 0.0 <= spread.correlation <= 1.0:
             raise InputError(f"correlation is {spread.correlation}; allowed: 0 to 1")
         self.needs = frozenset({"draw"} if sampled else ())
+        self.inclusion = inclusion
         self.kind_of_layer, self.spread, self._seed, self._top_k = kind_of_layer, spread, seed, top_k
         self.designs = subset_designs(inclusion, top_k)
         self.placements = [placed(placement, row) for row in inclusion]

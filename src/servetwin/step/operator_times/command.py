@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import signal
 import subprocess
@@ -21,6 +20,8 @@ from servetwin.step.operator_times.tables import OperatorTables, Sample
 
 VERSION = 1
 SHOWN_CHARACTERS = 2000
+MOST_US = 1e9
+"""A thousand seconds: no operator takes longer."""
 
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 DECODE_ROWS = (1, 4, 16, 64, 128, 256)
@@ -110,8 +111,8 @@ class OperatorCommand:
         if not isinstance(times, list) or len(times) != count:
             raise self._error(f"must answer one time per point ({count}), or null for all", text, answer)
         for time in times:
-            if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < math.inf:
-                raise self._error(f"answered {time!r}, which is no time", text, answer)
+            if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time <= MOST_US:
+                raise self._error(f"answered {time!r}, which is no time from 0 to {MOST_US:.0e} us", text, answer)
         return [float(time) for time in times]
 
     def _error(self, problem: str, text: str, output: str, errors: str = "") -> OperatorCommandError:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from servetwin.step.base import StepShape
+from servetwin.step.work_columns import StepColumns
+
+Floats = NDArray[np.float64]
 
 
 class Decodes(NamedTuple):
@@ -47,8 +53,17 @@ class PimAttention(Protocol):
         """
         ...
 
-    def step_j(self, decodes: Decodes) -> float:
-        """Return the energy of the same, beyond the memory's idle power, in joules."""
+    @property
+    def idle_w(self) -> float | None:
+        """Idle power of the whole memory, all ranks' together; None where it is not known."""
+        ...
+
+    def steps_j(self, steps: StepColumns) -> Floats:
+        """Return the energy of many steps beyond idle power, over all ranks, in joules; prompts' KV included."""
+        ...
+
+    def link_bytes(self, steps: StepColumns) -> Floats:
+        """Return what many steps move between the accelerators and the memory, over all ranks."""
         ...
 
 

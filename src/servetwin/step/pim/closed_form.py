@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from servetwin.core.errors import InputError
 from servetwin.core.units import NS_PER_S
 from servetwin.hardware.pim import PimDevice
 from servetwin.llm.operators import AttentionKernel, RankOperator
-from servetwin.step.pim.base import Decodes
+from servetwin.step.pim.base import Decodes, Floats
+from servetwin.step.work_columns import StepColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +157,44 @@ class ClosedFormAttention:
             total += kernel.count * tokens * kernel.kv_bytes_per_token * self._link_byte_ns
         return total
 
-    def step_j(self, decodes: Decodes) -> float:
-        """See `PimAttention`; over all ranks."""
-        device, total = self.device, 0.0
+    @property
+    def idle_w(self) -> float | None:
+        """See `PimAttention`."""
+        return None if self.device.idle_w is None else self.device.idle_w * self.count
+
+    def steps_j(self, steps: StepColumns) -> Floats:
+        """See `PimAttention`; scores and weights pass the pins too where banks compute."""
+        device, total = self.device, np.zeros(len(steps.num_decodes))
         for kernel, _ in self._kinds:
-            seen = _seen(kernel, decodes)
-            queries = kernel.num_heads * kernel.activation_bytes
-            pins = decodes.num * (kernel.bytes_per_query + kernel.kv_bytes_per_token) + 2 * queries * seen
+            seen = _all_seen(kernel, steps)
+            scores = 0 if device.near_memory else 2 * kernel.num_heads * kernel.activation_bytes
             total += kernel.count * (
                 kernel.num_kv_heads * streamed_bytes(kernel) * seen * device.access_j_per_byte
                 + kernel.flops_per_pair * seen * device.operation_j
-                + pins * device.external_j_per_byte
+                + (_crossing_bytes(kernel, steps) + scores * seen) * device.external_j_per_byte
             )
-        return total * self._ranks
+        return np.asarray(total * self._ranks)
+
+    def link_bytes(self, steps: StepColumns) -> Floats:
+        """See `PimAttention`."""
+        total = np.zeros(len(steps.num_decodes))
+        for kernel, _ in self._kinds:
+            total += kernel.count * _crossing_bytes(kernel, steps)
+        return np.asarray(total * self._ranks)
+
+
+def _crossing_bytes(kernel: AttentionKernel, steps: StepColumns) -> Floats:
+    """Return one layer's queries, outputs and new KV of decodes; KV of prompts written, and read of their contexts."""
+    context = steps.prefill_context
+    if kernel.window:
+        context = np.minimum(context, steps.num_prefills * (kernel.window - 1))
+    decodes = steps.num_decodes * (kernel.bytes_per_query + kernel.kv_bytes_per_token)
+    return np.asarray(decodes + (steps.prefill_tokens + context) * kernel.kv_bytes_per_token)
+
+
+def _all_seen(kernel: AttentionKernel, steps: StepColumns) -> Floats:
+    seen = steps.decode_kv_tokens + steps.num_decodes
+    return np.minimum(seen, steps.num_decodes * kernel.window) if kernel.window else seen
 
 
 def _seen(kernel: AttentionKernel, decodes: Decodes) -> int:

@@ -114,6 +114,7 @@ def pim_step_model(
         decodes_again=decodes_again,
     )
     _check_capacity(attention, device, found, ops, ranks, kv_bytes)
+    model.device = attention.device if isinstance(attention, ClosedFormAttention) else None
     model.notices = [_said(found, times)] if "auto" in wanted.values() else []
     return model
 
@@ -126,9 +127,13 @@ def _attention(
         return _lss_attention(options, folder, architecture, ops)
     if "table" in options:
         _refuse_others(options, ("table", "capacity_gib"))
+        if not isinstance(options["table"], str):
+            raise InputError(f"the path of a CSV is needed, got {options['table']!r}", where="pim.table")
         capacity = options.get("capacity_gib")
         size = None if capacity is None else round(_number(options, "capacity_gib") * GIB)
-        return str(options["table"]), TableAttention(folder / options["table"], architecture.num_hidden_layers, size)
+        return str(options["table"]), TableAttention(
+            folder / options["table"], architecture.num_hidden_layers, size, ranks
+        )
     _refuse_others(options, ("device", "count", "memory_gib", "latency_ns", "model"))
     if options.get("model", "closed_form") != "closed_form":
         raise unknown_name("model of memory", options["model"], ("closed_form", "lss"), where="pim.model")
@@ -154,7 +159,7 @@ def _device(options: Mapping[str, Any], folder: Path) -> tuple[PimDevice, int]:
 def _lss_attention(
     options: Mapping[str, Any], folder: Path, architecture: ModelArchitecture, ops: tuple[RankOperator, ...]
 ) -> tuple[str, PimAttention]:
-    _refuse_others(options, ("model", "device", "memory_gib", "kv_grows"))
+    _refuse_others(options, ("model", "device", "memory_gib", "kv_grows", "charged"))
     if "device" not in options:
         raise InputError("device is missing: the path of a file of configs/pim", where="pim")
     ini = read_pim_ini(folder / str(options["device"]))
@@ -174,6 +179,8 @@ def _lss_attention(
         activation_bytes=bytes_per_element(architecture.dtype),
         active_w=ini.peak_w - ini.idle_w,
         kv_grows=bool(options.get("kv_grows", False)),
+        idle_w=ini.idle_w * int(channels),
+        charged=str(options.get("charged", "entries")),
     )
 
 

@@ -7,8 +7,12 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+
 from servetwin.core.errors import InputError, unknown_name
-from servetwin.step.pim.base import Decodes
+from servetwin.core.units import NS_PER_S
+from servetwin.step.pim.base import Decodes, Floats
+from servetwin.step.work_columns import StepColumns
 
 COEFFICIENTS = {
     "LPDDR4X_2GB_4266_pim": (432.4458, 33918.1734),
@@ -17,6 +21,8 @@ COEFFICIENTS = {
     "HBM2_1GB_2000_pim": (242.0548, 14513.5015),
 }
 """Nanoseconds per token of prompt, and per request; of unpublished origin (LLMServingSim's issue 44)."""
+
+CHARGED = ("entries", "requests")
 
 
 class LssPimAttention:
@@ -38,6 +44,10 @@ class LssPimAttention:
         Peak less idle power of a channel, for energy.
     kv_grows
         Whether the generated tokens count too; LLMServingSim knows the prompt only.
+    idle_w
+        Of all channels.
+    charged
+        ``entries``: a request's energy counts on each channel that works for it; ``requests``: on one only.
     """
 
     capacity_bytes: int | None = None
@@ -56,11 +66,15 @@ class LssPimAttention:
         activation_bytes: int = 2,
         active_w: float = 0.0,
         kv_grows: bool = False,
+        idle_w: float | None = None,
+        charged: str = "entries",
     ) -> None:
         if memory not in COEFFICIENTS:
             raise unknown_name("memory with coefficients of LLMServingSim", memory, COEFFICIENTS, where="pim.device")
         if channels < 1:
             raise InputError(f"must be at least 1, got {channels!r}", where="pim.channels")
+        if charged not in CHARGED:
+            raise unknown_name("way to charge energy", charged, CHARGED, where="pim.charged")
         slope, intercept = COEFFICIENTS[memory]
         self.needs = frozenset({"decode_prompts"})
         self._split = min(channels, num_kv_heads)
@@ -70,6 +84,8 @@ class LssPimAttention:
         self._layers = num_layers
         self._active_w = active_w
         self._kv_grows = kv_grows
+        self._charged = charged
+        self.idle_w = idle_w
         there = (num_heads + 2 * num_kv_heads) * head_dim * activation_bytes
         back = num_heads * head_dim * activation_bytes
         self.io_bytes_per_request = there + back
@@ -84,14 +100,21 @@ class LssPimAttention:
         """Return 0: LLMServingSim moves no keys and values of prompts."""
         return 0.0
 
-    def step_j(self, decodes: Decodes) -> float:
-        """See `PimAttention`; peak less idle power for as long as each entry takes."""
-        busy = sum(self._entry_ns(tokens) for tokens in self._lengths(decodes)) * self._split
-        return busy * self._layers * self._active_w * 1e-9
+    def steps_j(self, steps: StepColumns) -> Floats:
+        """See `PimAttention`; peak less idle power for as long as each request takes, on each of its channels.
 
-    def io_bytes(self, decodes: Decodes) -> int:
-        """Return what all layers move between accelerator and memory, which LLMServingSim charges to the DRAM."""
-        return decodes.num * self._layers * self.io_bytes_per_request
+        Times are not cut to whole nanoseconds here.
+        """
+        tokens = steps.decode_kv_tokens if self._kv_grows else steps.decode_prompt_tokens
+        if tokens is None:
+            raise ValueError("the decodes' prompts are needed")
+        busy_ns = self._token_ns * tokens + self._request_ns * steps.num_decodes
+        entries = self._split if self._charged == "entries" else 1
+        return np.asarray(busy_ns * (entries * self._layers * self._active_w / NS_PER_S))
+
+    def link_bytes(self, steps: StepColumns) -> Floats:
+        """See `PimAttention`; LLMServingSim charges them to the DRAM."""
+        return np.asarray(steps.num_decodes * float(self._layers * self.io_bytes_per_request))
 
     def _lengths(self, decodes: Decodes) -> tuple[int, ...]:
         if not self._kv_grows:

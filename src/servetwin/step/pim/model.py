@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from servetwin.core.errors import InputError
+from servetwin.hardware.pim import PimDevice
 from servetwin.step.base import StepModel, StepModelBase, StepShape
 from servetwin.step.operators import Work
 from servetwin.step.pim.base import PimAttention, decodes_of
@@ -14,6 +15,9 @@ from servetwin.step.pim.placement import CLASSES, OperatorClass, Resource, opera
 from servetwin.step.pim.split import split_step
 
 Interleaving = Literal["off", "auto", "lss"]
+
+DIGITS = 5
+"""Leading binary digits in which steps agree that use the accelerator alike."""
 
 
 class Elsewhere(Protocol):
@@ -25,13 +29,24 @@ class Elsewhere(Protocol):
 
 
 class _Times(NamedTuple):
-    """One batch's times: by part on the accelerator and what is serial with it, attention, and what comes once."""
+    """One batch's times: by part on the accelerator and what is serial with it, attention, and what comes once.
+
+    ``own_ns``: of all these, what the accelerator computes.
+    """
 
     serial: Mapping[str, float]
     serial_ns: float
     prefill_ns: float
     decode_ns: float
     host_ns: float
+    own_ns: float
+
+
+class Use(NamedTuple):
+    """How a step uses the accelerator: whether halves take turns, and the share of it in which nothing runs there."""
+
+    turns: bool
+    waiting: float
 
 
 class PimStepModel(StepModelBase):
@@ -90,6 +105,9 @@ class PimStepModel(StepModelBase):
         self._decodes_again = decodes_again
         self.needs = base.needs | (attention.needs if self.in_memory else frozenset())
         self._of_decodes: dict[int, _Times] = {}
+        self.device: PimDevice | None = None
+        self.uses: dict[tuple[int, int, int, int], Use] = {}
+        """How steps used the accelerator, by `few_digits` of decodes, mean context, prompts' tokens and context."""
 
     @property
     def notices(self) -> list[str]:
@@ -104,25 +122,38 @@ class PimStepModel(StepModelBase):
         """See `StepModel`."""
         if not self.in_memory and not self._moved:
             return self.base.duration_ns(shape)
-        return max(1, round(self._fastest(shape)[0]))
+        total_ns, batches = self._fastest(shape)
+        key = _key(shape)
+        if key not in self.uses:
+            self.uses[key] = _use(total_ns, batches)
+        return max(1, round(total_ns))
+
+    def use(self, shape: StepShape) -> Use:
+        """Return how a step uses the accelerator; one that is alike serves, if it was timed already."""
+        if not self.in_memory and not self._moved:
+            return Use(False, 0.0)
+        key = _key(shape)
+        if key not in self.uses:
+            self.uses[key] = _use(*self._fastest(shape))
+        return self.uses[key]
 
     def interleaves(self, shape: StepShape) -> bool:
         """Return whether two half batches take turns in this step."""
-        return self._fastest(shape)[1] is not None
+        return len(self._fastest(shape)[1]) > 1
 
-    def _fastest(self, shape: StepShape) -> tuple[float, tuple[_Times, _Times] | None]:
-        """Return a step's time, and the halves where they take turns."""
+    def _fastest(self, shape: StepShape) -> tuple[float, tuple[_Times, ...]]:
+        """Return a step's time, and that of its batch, or of two halves where they take turns."""
         whole = self._times(shape)
         plain_ns = whole.host_ns + whole.serial_ns + self._attention_ns(whole)
         if self._interleaving == "off" or (self._interleaving == "auto" and not shape.num_decodes):
-            return plain_ns, None
+            return plain_ns, (whole,)
         parts = (lss_halves if self._interleaving == "lss" else halves)(shape)
         if parts is None:
-            return plain_ns, None
+            return plain_ns, (whole,)
         first, second = (self._times(part) for part in parts)
         turns_ns = whole.host_ns + makespan_ns(_half(first), _half(second), self._layers)
         if self._interleaving == "auto" and turns_ns >= plain_ns:
-            return plain_ns, None
+            return plain_ns, (whole,)
         return turns_ns, (first, second)
 
     def _attention_ns(self, times: _Times) -> float:
@@ -161,26 +192,29 @@ class PimStepModel(StepModelBase):
         for name in self._moved:
             serial = _without(serial, name)
         serial |= {f"{name} ({self.mapping[name]})": moved[name] for name in moved if not name.startswith("attention")}
+        prefill_ns = moved.get("attention_prefill", own.prefill_ns)
+        decode_ns = moved.get("attention_decode", own.decode_ns)
+        serial_ns = sum(serial.values())
         return _Times(
             serial,
-            sum(serial.values()),
-            moved.get("attention_prefill", own.prefill_ns),
-            moved.get("attention_decode", own.decode_ns),
+            serial_ns,
+            prefill_ns,
+            decode_ns,
             own.host_ns,
+            serial_ns + prefill_ns + decode_ns * (not self.in_memory) - sum(moved.values()),
         )
 
     def breakdown_ns(self, shape: StepShape) -> Mapping[str, float]:
         """Return the time by part; ``attention_pim`` is what of the memory's time nothing hides."""
         if not self.in_memory and not self._moved:
             return self.base.breakdown_ns(shape)
-        total_ns, parts = self._fastest(shape)
-        batches = parts or (self._times(shape),)
+        total_ns, batches = self._fastest(shape)
         found: dict[str, float] = {}
         for times in batches:
             for key, part in times.serial.items():
                 found[key] = found.get(key, 0.0) + part
         found["attention_prefill"] = sum(times.prefill_ns for times in batches)
-        found["host"] = self._times(shape).host_ns
+        found["host"] = batches[0].host_ns
         found["attention_pim" if self.in_memory else "attention_decode"] = max(0.0, total_ns - sum(found.values()))
         return found
 
@@ -203,16 +237,30 @@ class PimStepModel(StepModelBase):
         """Return how long the memory computes in a step, hidden or not."""
         if not self.in_memory:
             return 0.0
-        _, parts = self._fastest(shape)
-        return sum(times.decode_ns for times in parts or (self._times(shape),))
+        return sum(times.decode_ns for times in self._fastest(shape)[1])
 
-    def pim_energy_j(self, shape: StepShape) -> float:
-        """Return the energy of attention in memory in a step, beyond its idle power, in joules."""
-        return self.attention.step_j(decodes_of(shape)) if self.in_memory else 0.0
+
+def _use(total_ns: float, batches: tuple[_Times, ...]) -> Use:
+    own_ns = batches[0].host_ns + sum(times.own_ns for times in batches)
+    return Use(len(batches) > 1, max(0.0, 1.0 - own_ns / total_ns))
+
+
+def _key(shape: StepShape) -> tuple[int, int, int, int]:
+    """Return a batch's figures with few binary digits."""
+    n = shape.num_decodes
+    new = sum(tokens for tokens, _ in shape.prefills)
+    context = sum(tokens for _, tokens in shape.prefills)
+    return few_digits(n), few_digits(shape.decode_kv_tokens // n if n else 0), few_digits(new), few_digits(context)
+
+
+def few_digits(number: int) -> int:
+    """Return a number with as many leading binary digits as `DIGITS`, and zeros."""
+    shift = max(0, number.bit_length() - DIGITS)
+    return number >> shift << shift
 
 
 _DECODES_IN_MEMORY = ("attention_decode", "pim")
-_NOTHING = _Times({}, 0.0, 0.0, 0.0, 0.0)
+_NOTHING = _Times({}, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _half(times: _Times) -> Half:

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from servetwin.core.errors import InputError
-from servetwin.step.pim.base import Decodes
+from servetwin.step.pim.base import Decodes, Floats
 from servetwin.step.profile.csv_table import Column, read_table
 from servetwin.step.profile.curves import complete_grid
 from servetwin.step.profile.decode_sheet import DecodeSheet
 from servetwin.step.profile.grids import monotone
+from servetwin.step.work_columns import StepColumns
+
+JOULES_PER_NJ = 1e-9
 
 COLUMNS = (Column("requests", "count", 1), Column("context_tokens", "count"), Column("time_ns", "ns"))
 
@@ -30,6 +33,8 @@ class TableAttention:
         Layers of the model.
     capacity_bytes
         Room for KV, or None.
+    tensor_parallel_size
+        Ranks, each of which takes the table's energy.
 
     Raises
     ------
@@ -38,10 +43,14 @@ class TableAttention:
     """
 
     needs: frozenset[str] = frozenset()
+    idle_w: float | None = None
 
-    def __init__(self, path: Path, num_layers: int, capacity_bytes: int | None = None) -> None:
+    def __init__(
+        self, path: Path, num_layers: int, capacity_bytes: int | None = None, tensor_parallel_size: int = 1
+    ) -> None:
         self.capacity_bytes = capacity_bytes
         self._layers = num_layers
+        self._ranks = tensor_parallel_size
         self._times = _sheet(path, "time_ns")
         self._energies = _sheet(path, "energy_nj") if "energy_nj" in _header(path) else None
 
@@ -53,11 +62,19 @@ class TableAttention:
         """Return 0: the table does not say."""
         return 0.0
 
-    def step_j(self, decodes: Decodes) -> float:
+    def steps_j(self, steps: StepColumns) -> Floats:
         """See `PimAttention`; 0 where the table has no energies."""
-        if self._energies is None or not decodes.num:
-            return 0.0
-        return self._layers * self._energies.curve(decodes.num).at(decodes.kv_tokens) * 1e-9
+        joules = np.zeros(len(steps.num_decodes))
+        if self._energies is None:
+            return joules
+        for num in np.unique(steps.num_decodes[steps.num_decodes > 0]):
+            rows, curve = np.flatnonzero(steps.num_decodes == num), self._energies.curve(int(num))
+            joules[rows] = [curve.at(round(kv_tokens)) for kv_tokens in steps.decode_kv_tokens[rows].tolist()]
+        return joules * (self._layers * self._ranks * JOULES_PER_NJ)
+
+    def link_bytes(self, steps: StepColumns) -> Floats:
+        """Return 0: the table's energies contain them."""
+        return np.zeros(len(steps.num_decodes))
 
 
 def _header(path: Path) -> list[str]:

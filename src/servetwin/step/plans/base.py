@@ -86,6 +86,34 @@ class OverlapModel(RankModel, Protocol):
         ...
 
 
+class FfnTime(NamedTuple):
+    """What one micro-batch takes of FFN devices and of the links to them, all layers together, in nanoseconds.
+
+    ``dispatch_ns`` and ``combine_ns`` are how long the busiest port sends and receives; latency comes on top.
+    """
+
+    dispatch_ns: float
+    ffn_ns: float
+    combine_ns: float
+
+
+class FfnModel(Protocol):
+    """The FFNs (MLPs, experts) of all layers, on devices of their own; the plan `attention_ffn` needs one."""
+
+    needs: frozenset[str]
+    notices: list[str]
+
+    num_layers: int
+    """Layers whose hidden states travel to the FFN devices and back."""
+
+    delay_ns: float
+    """Latency of one way, in nanoseconds: it occupies nothing."""
+
+    def parts_ns(self, tokens: Sequence[int], draw: int) -> FfnTime:
+        """Return the time of one micro-batch; ``tokens`` and ``draw`` as of `RankModel.shared_ns`."""
+        ...
+
+
 class StageTime(NamedTuple):
     """One stage's part of a batch, in whole nanoseconds: how long it is busy, and the way to the next stage."""
 

@@ -34,7 +34,7 @@ class Rebalancing:
         expert_bytes: int,
         send_ns: Callable[[float], float],
     ) -> None:
-        self._plan = plan
+        self.plan = plan
         self._received_at = received_at
         self._expert_bytes = expert_bytes
         self._send_ns = send_ns
@@ -44,7 +44,7 @@ class Rebalancing:
     @property
     def notices(self) -> list[str]:
         """What the plan says."""
-        return self._plan.notices
+        return self.plan.notices
 
     def moving_ns(self, step: int) -> int:
         """Return how long experts are moved before a step, in whole nanoseconds."""
@@ -53,7 +53,7 @@ class Rebalancing:
 
     def stage_times_ns(self, shapes: Sequence[StepShape | None]) -> Sequence[StageTime]:
         """See `ExecutionPlan`; stages move their own layers' experts, all at once."""
-        times = self._plan.stage_times_ns(shapes)
+        times = self.plan.stage_times_ns(shapes)
         step = max(shape.draw for shape in shapes if shape is not None) % 2**STEP_BITS
         moving_ns = self.moving_ns(step) // self.num_stages
         if not moving_ns:

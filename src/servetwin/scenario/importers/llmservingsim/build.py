@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from servetwin.core.errors import InputError
 from servetwin.core.units import GB, GIB
 from servetwin.hardware.catalogue import load_device
+from servetwin.hardware.pim_ini import PimIni, read_pim_ini
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.catalogue import load_model
 from servetwin.llm.parallel import Parallelism
@@ -20,7 +21,8 @@ from servetwin.llm.support import check_profiled
 from servetwin.memory import ProfilingStep, kv_capacity, lss_kv_capacity
 from servetwin.scenario.importers.llmservingsim.cluster import LssCluster, LssInstance, dp_groups, read_cluster
 from servetwin.scenario.importers.llmservingsim.flags import ROUTERS, LssFlags, check_flags
-from servetwin.scenario.importers.llmservingsim.pim import pim_host_io, pim_step
+from servetwin.scenario.importers.llmservingsim.pim import pim_file, pim_host_io, pim_step
+from servetwin.scenario.importers.llmservingsim.placement import freed_bytes, offload_keys, placement_notices
 from servetwin.scenario.importers.llmservingsim.power import imported_power
 from servetwin.scenario.importers.llmservingsim.profiles import check_architecture, find_profile
 from servetwin.scenario.importers.llmservingsim.settings import (
@@ -121,8 +123,8 @@ def import_scenario(source: LssSource, folder: Path) -> ImportedScenario:
         data["workload"]["limit"] = source.flags.num_reqs
     if source.flags.log_interval is not None:
         data["output"] = {"interval_s": source.flags.log_interval}
-    power, said = imported_power(source.cluster, pools, source.mode)
-    return ImportedScenario(data | power, notices + said + _legacy_notices(cluster))
+    power, said = imported_power(source.cluster, pools, source.mode, builder.memories)
+    return ImportedScenario(data | power, notices + said + _legacy_notices(cluster) + placement_notices(cluster))
 
 
 def _legacy_notices(cluster: LssCluster) -> list[str]:
@@ -141,6 +143,8 @@ class _Builder:
         self._source = source
         self._cluster = cluster
         self._folder = folder
+        self.memories: dict[int, PimIni] = {}
+        """Memory that computes, by the number of its node."""
 
     def relative(self, path: Path) -> str:
         """Return ``path`` as seen from the scenario's folder."""
@@ -176,12 +180,14 @@ class _Builder:
             if other.overrides != instance.overrides or other.memory_gib != instance.memory_gib:
                 message = "its settings or memory differ from those of the first instance of its dp_group"
                 raise InputError(message, where=other.where)
+        memory, placement = offload_keys(self._cluster, members, model, settings, self._source.mode)
         return {
             **({"role": instance.role} if instance.role else {}),
             "model": reference,
-            "hardware": self._hardware(members),
-            "engine": self._engine(members, model, settings),
+            "hardware": self._hardware(members) | ({"memory": memory} if memory else {}),
+            "engine": self._engine(members, model, settings, placement),
             "step": self._beside_memory(self._step(members, model, settings), members, settings),
+            **({"placement": placement} if placement else {}),
         }
 
     def _model(self, instance: LssInstance) -> tuple[ModelArchitecture, str]:
@@ -215,7 +221,11 @@ class _Builder:
         return hardware
 
     def _engine(
-        self, members: Sequence[LssInstance], model: ModelArchitecture, settings: InstanceSettings
+        self,
+        members: Sequence[LssInstance],
+        model: ModelArchitecture,
+        settings: InstanceSettings,
+        placement: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         engine: dict[str, Any] = {
             "max_num_seqs": settings.max_num_seqs,
@@ -225,7 +235,7 @@ class _Builder:
             "enable_prefix_caching": settings.enable_prefix_caching,
             "scheduler_reserve_full_isl": settings.scheduler_reserve_full_isl,
             "block_size": settings.block_size,
-            **self._memory(members, model, settings),
+            **self._memory(members, model, settings, placement),
             **_degrees(members, model),
             "dtype": settings.dtype,
             "kv_cache_dtype": settings.kv_cache_dtype,
@@ -235,17 +245,25 @@ class _Builder:
         return engine
 
     def _memory(
-        self, members: Sequence[LssInstance], model: ModelArchitecture, settings: InstanceSettings
+        self,
+        members: Sequence[LssInstance],
+        model: ModelArchitecture,
+        settings: InstanceSettings,
+        placement: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Return the key that decides the number of KV blocks; a model that does not fit is an error at once."""
         instance = members[0]
+        dtype = None if settings.dtype == "auto" else settings.dtype
+        freed = freed_bytes(placement, model, _parallelism(members, model), dtype, instance.where)
         options: dict[str, Any] = {
             "block_size": settings.block_size,
-            "dtype": None if settings.dtype == "auto" else settings.dtype,
+            "dtype": dtype,
             "kv_cache_dtype": None if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype,
         }
         if self._source.kv_capacity == "auto":
-            return {"gpu_memory_utilization": self._auto_share(members, model, settings, options)}
+            return {
+                "gpu_memory_utilization": self._auto_share(members, model, settings, options | {"away_bytes": freed})
+            }
         capacity = lss_kv_capacity(
             model,
             instance.memory_gib,
@@ -254,6 +272,7 @@ class _Builder:
             expert_parallel_size=expert_parallel_size(instance, model),
             mem_util=settings.memory_utilization,
             where=f"{instance.where}.npu_mem",
+            away_bytes=freed,
             **options,
         )
         return {"num_gpu_blocks_override": capacity.num_blocks + 1}  # vLLM's null block, which LSS has not
@@ -270,16 +289,10 @@ class _Builder:
         device = load_device(instance.hardware, where=f"{instance.where}.hardware")
         limits = settings.max_num_batched_tokens, settings.max_num_seqs, model.max_position_embeddings
         share = self._source.flags.npu_memory_utilization or DEFAULT_UTILIZATION
-        ranks = Parallelism(
-            tensor=instance.tensor_parallel_size,
-            pipeline=instance.pipeline_parallel_size,
-            data=len(members) if model.is_moe else 1,
-            expert=expert_parallel_size(instance, model),
-        )
         kv_capacity(
             model,
             device,
-            parallelism=ranks,
+            parallelism=_parallelism(members, model),
             gpu_memory_utilization=share,
             step=ProfilingStep(*limits),
             where=instance.where,
@@ -307,6 +320,8 @@ class _Builder:
         self, step: dict[str, Any], members: Sequence[LssInstance], settings: InstanceSettings
     ) -> dict[str, Any]:
         """Return the step, with attention in memory where that is asked for."""
+        if settings.attn_offloading:
+            self.memories[members[0].node] = read_pim_ini(pim_file(self._source, members[0]))
         if "host_io" in step and self._cluster.pim_config is not None:
             step["host_io"] = pim_host_io(self._source, self._cluster)
         return pim_step(step, self._source, self._cluster, members, settings, self.relative)
@@ -359,6 +374,17 @@ def _levels(cluster: LssCluster, instance: LssInstance) -> list[dict[str, Any]]:
             zip(cluster.dimensions, cluster.link_bandwidths_gib_per_s, strict=True)
         )
     ]
+
+
+def _parallelism(members: Sequence[LssInstance], model: ModelArchitecture) -> Parallelism:
+    """Return how members divide a model, as seen from the first stage."""
+    instance = members[0]
+    return Parallelism(
+        tensor=instance.tensor_parallel_size,
+        pipeline=instance.pipeline_parallel_size,
+        data=len(members) if model.is_moe else 1,
+        expert=expert_parallel_size(instance, model),
+    )
 
 
 def _accelerators(members: Sequence[LssInstance]) -> int:

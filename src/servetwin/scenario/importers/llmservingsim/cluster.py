@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from servetwin.core.errors import InputError
-from servetwin.scenario.importers.llmservingsim.refusals import check_placement, not_modelled
+from servetwin.scenario.importers.llmservingsim.placement import CxlMemory, LssPlacement, read_cxl, read_placement
 from servetwin.scenario.importers.reader import ObjectReader, checked_number, load_json_object
 
 DTYPES = ("float16", "bfloat16", "float32", "fp8", "int8")
@@ -56,6 +56,10 @@ class LssInstance:
         The runtime settings that the instance states itself, by LSS's names, without ``npu_mem.mem_util``.
     host_memory_gib, pim_config
         ``cpu_mem.mem_size`` and ``cpu_mem.pim_config`` of the instance's node.
+    memory_latency_ns
+        ``npu_mem.mem_latency``.
+    placement
+        Where its weights lie.
     """
 
     where: str
@@ -73,6 +77,8 @@ class LssInstance:
     overrides: Mapping[str, int | bool | str] = field(default_factory=dict)
     host_memory_gib: float = 0.0
     pim_config: str | None = None
+    memory_latency_ns: int = 0
+    placement: LssPlacement = field(default_factory=LssPlacement)
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class LssCluster:
         Each node's ``power`` object, None where a node has none.
     pim_config
         ``cpu_mem.pim_config`` of the first node; its bandwidth and latency stand for those of ``cpu_mem``.
+    cxl
+        ``cxl_mem``, None where it is absent.
     """
 
     path: Path
@@ -108,6 +116,7 @@ class LssCluster:
     instances: tuple[LssInstance, ...]
     power: tuple[Mapping[str, object] | None, ...]
     pim_config: str | None = None
+    cxl: CxlMemory | None = None
 
 
 def read_cluster(path: Path) -> LssCluster:
@@ -120,8 +129,7 @@ def read_cluster(path: Path) -> LssCluster:
         is not modelled yet; the message names the key's path.
     """
     top = ObjectReader(load_json_object(path), str(path), top=True)
-    if top.raw("cxl_mem") is not None:
-        raise not_modelled(top.path("cxl_mem"), "cxl_mem", "memory tiers")
+    cxl = read_cxl(top)
     nodes = [ObjectReader(item, where) for where, item in top.objects("nodes")]
     _check_count(top, "num_nodes", "nodes", len(nodes))
     instances: list[LssInstance] = []
@@ -131,7 +139,7 @@ def read_cluster(path: Path) -> LssCluster:
         first = len(instances)
         size, pim_config = _read_pim(node)
         for item in _node_instances(node):
-            instance, is_legacy = _read_instance(item, number)
+            instance, is_legacy = _read_instance(item, number, cxl)
             instances.append(replace(instance, host_memory_gib=size, pim_config=pim_config))
             legacy.add(is_legacy)
         local_bandwidth = instances[first].memory_bandwidth_gb_per_s
@@ -153,6 +161,7 @@ def read_cluster(path: Path) -> LssCluster:
         instances=tuple(instances),
         power=power,
         pim_config=instances[0].pim_config,
+        cxl=cxl,
     )
     for reader in (*nodes, top):
         reader.finish()
@@ -194,13 +203,13 @@ def _read_power(node: ObjectReader) -> Mapping[str, object] | None:
     return power
 
 
-def _read_instance(item: ObjectReader, node: int) -> tuple[LssInstance, bool]:
-    check_placement(item.raw("placement"), item.path("placement"))
+def _read_instance(item: ObjectReader, node: int, cxl: CxlMemory | None) -> tuple[LssInstance, bool]:
+    placement = read_placement(item.raw("placement"), item.path("placement"), cxl)
     legacy = "npu_num" in item or "npu_group" in item
     if legacy and ("num_npus" in item or "tp_size" in item):
         raise InputError("num_npus/tp_size and npu_num/npu_group stand side by side: use one dialect", where=item.where)
     ranks, stages = _legacy_ranks(item) if legacy else _ranks(item)
-    size, bandwidth, utilization = _read_npu_memory(item)
+    size, bandwidth, latency, utilization = _read_npu_memory(item)
     instance = LssInstance(
         where=item.where,
         model_name=item.text("model_name"),
@@ -215,6 +224,8 @@ def _read_instance(item: ObjectReader, node: int) -> tuple[LssInstance, bool]:
         memory_bandwidth_gb_per_s=bandwidth,
         memory_utilization=utilization,
         overrides=_read_overrides(item),
+        memory_latency_ns=latency,
+        placement=placement,
     )
     item.finish()
     return instance, legacy
@@ -249,16 +260,16 @@ def _legacy_ranks(item: ObjectReader) -> tuple[int, int]:
     return npus // groups, groups
 
 
-def _read_npu_memory(item: ObjectReader) -> tuple[float, int, float | None]:
+def _read_npu_memory(item: ObjectReader) -> tuple[float, int, int, float | None]:
     memory = ObjectReader(item.required("npu_mem"), item.path("npu_mem"))
     size = memory.number("mem_size", positive=True)
     bandwidth = memory.number("mem_bw", minimum=1)
-    memory.number("mem_latency")
+    latency = int(memory.number("mem_latency"))
     utilization = memory.raw("mem_util")
     if utilization is not None:
         utilization = checked_utilization(utilization, memory.path("mem_util"))
     memory.finish()
-    return size, int(bandwidth), utilization
+    return size, int(bandwidth), latency, utilization
 
 
 def checked_utilization(value: object, where: str) -> float:

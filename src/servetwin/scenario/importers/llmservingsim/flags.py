@@ -53,7 +53,6 @@ PLUMBING = ("output", "run_id", "inputs_root", "cleanup_inputs", "log_level", "e
 
 NOT_MODELLED = {
     "enable_prefix_sharing": "a prefix cache shared by instances",
-    "enable_local_offloading": "weights read through a memory model",
 }
 """Switches that change timing, and the feature each belongs to; refused until it lands."""
 

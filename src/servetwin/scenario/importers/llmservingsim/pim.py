@@ -59,6 +59,7 @@ def pim_step(
     (``pim.model``), the prompt's length for the context (``pim.kv_grows: false``), attention of prompts before that of
     decodes (``overlap``), halves in every step (``interleaving``). In the older dialect KV grows, and attention of
     decodes is computed on the accelerator too where a prompt is beside them (``decodes_again``): its study shows both.
+    With halves it also shows that the memory's energy counts once per request, not on each channel (``pim.charged``).
     """
     if not settings.attn_offloading:
         return base
@@ -78,6 +79,8 @@ def pim_step(
     }
     if source.mode == "lss":
         device |= {"model": "lss", "kv_grows": cluster.legacy}
+        if settings.sub_batch_interleaving:
+            device["charged"] = "requests"
         step["overlap"] = False
         step["decodes_again"] = cluster.legacy
         step["interleaving"] = "lss" if settings.sub_batch_interleaving else "off"

@@ -9,12 +9,15 @@ from typing import Any
 from servetwin.core.errors import InputError
 from servetwin.energy.lss import CPU_SHARE
 from servetwin.hardware.catalogue import load_device
+from servetwin.hardware.pim_ini import PimIni
 from servetwin.scenario.importers.reader import ObjectReader, load_json_object
 
 _KEYS = ("base_node_power", "npu", "cpu", "dram", "link", "nic", "storage")
 
 
-def imported_power(cluster: Path, pools: Sequence[Mapping[str, Any]], mode: str) -> tuple[dict[str, Any], list[str]]:
+def imported_power(
+    cluster: Path, pools: Sequence[Mapping[str, Any]], mode: str, memories: Mapping[int, PimIni] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Return the scenario's key ``power`` (nothing where no node has one), and what a reader should know.
 
     Parameters
@@ -23,9 +26,13 @@ def imported_power(cluster: Path, pools: Sequence[Mapping[str, Any]], mode: str)
         The cluster file.
     pools
         The scenario's pools, in the order of the file's instances.
+    memories
+        Memory that computes, by the number of the node that has it: as in LLMServingSim, its channels are the node's
+        modules of memory, and what one draws at rest counts for them.
     """
     top = ObjectReader(load_json_object(cluster), str(cluster), top=True)
-    nodes = [_Node(ObjectReader(item, where)) for where, item in top.objects("nodes")]
+    memories = memories or {}
+    nodes = [_Node(ObjectReader(item, where), memories.get(i)) for i, (where, item) in enumerate(top.objects("nodes"))]
     if not any(node.power for node in nodes):
         return {}, []
     instances = list(_instances(pools))
@@ -43,8 +50,12 @@ def imported_power(cluster: Path, pools: Sequence[Mapping[str, Any]], mode: str)
 class _Node:
     """One node of the file: its power object, its memory, its instances (name and hardware)."""
 
-    def __init__(self, reader: ObjectReader) -> None:
+    def __init__(self, reader: ObjectReader, memory: PimIni | None) -> None:
+        self.memory = memory
         self.power: Mapping[str, Any] = reader.raw("power") or {}
+        if memory is not None and isinstance(self.power.get("dram"), Mapping):
+            modules = {"dimm_size": memory.channel_gb, "idle_power": memory.idle_w}
+            self.power = {**self.power, "dram": {**self.power["dram"], **modules}}
         self.where = reader.path("power")
         self.memory_gb = ObjectReader(reader.required("cpu_mem"), reader.path("cpu_mem")).number("mem_size")
         self.count = len(reader.objects("instances"))
@@ -109,7 +120,8 @@ def _node_options(node: _Node) -> dict[str, Any]:
             "limit_w": max(cpu.number("active_power"), idle),
         },
         "dram": {
-            "count": int(node.memory_gb // dram.number("dimm_size", positive=True)),
+            # memory that computes counts by itself
+            "count": 0 if node.memory else int(node.memory_gb // dram.number("dimm_size", positive=True)),
             "idle_w": dram.number("idle_power"),
             "pj_per_bit": dram.number("energy_per_bit"),
         },

@@ -35,6 +35,7 @@ class InstanceSettings:
     kv_cache_dtype: str
     attn_offloading: bool = False
     sub_batch_interleaving: bool = False
+    local_offloading: bool = False
 
 
 def resolve_settings(instance: LssInstance, flags: LssFlags, *, legacy: bool, context_tokens: int) -> InstanceSettings:
@@ -82,6 +83,7 @@ def resolve_settings(instance: LssInstance, flags: LssFlags, *, legacy: bool, co
         kv_cache_dtype=pick("kv_cache_dtype", "auto"),
         attn_offloading=offloading,
         sub_batch_interleaving=interleaving,
+        local_offloading=pick("enable_local_offloading", False),
     )
 
 

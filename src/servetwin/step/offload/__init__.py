@@ -1,0 +1,1 @@
+"""Weights that lie outside the accelerator: how their loads and computing overlap, and what should leave."""
