@@ -101,6 +101,9 @@ def test_a_device_of_twice_the_speed_takes_twice_the_layers() -> None:
         ("Qwen/Qwen3-30B-A3B", Parallelism(2, expert=3), "3 does not divide the 2 ranks of a stage; allowed: 1, 2"),
         ("Qwen/Qwen3-30B-A3B", Parallelism(expert=256, data=256), "256 accelerators cannot share 128 experts"),
         ("Qwen/Qwen3-30B-A3B", Parallelism(data=512), "does not divide the experts' intermediate size 768"),
+        ("Qwen/Qwen3-30B-A3B-FP8", Parallelism(data=4), "768, quantised in blocks of 128; allowed: 1, 2, 3, 6, or"),
+        ("deepseek-ai/DeepSeek-V3", Parallelism(32, expert=64, data=2), "18432, quantised in blocks of 128; allow"),
+        ("Qwen/Qwen2.5-0.5B-Instruct", Parallelism(7, prefill_context=2), "14 .* and 2 KV heads .*: 1, 2, 14$"),
         ("Qwen/Qwen3-30B-A3B", Parallelism(prefill_context=2, data=2), "does not go with data_parallel_size"),
     ],
 )

@@ -162,3 +162,27 @@ def test_a_scenario_object_is_a_source(small: dict[str, Any]) -> None:
     again = load_scenario(first, edits={"cluster.chat.replicas": 5}).scenario
     assert again.cluster[0].replicas == 5
     assert load_scenario(first).scenario == first
+
+
+H100_BOX = {"preset": "hgx_h100", "nodes": 2}
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        ({"engine": {"eplb_config": {"num_redundant_experts": 8}}}, "needs enable_eplb: true"),
+        ({"hardware": {"link": {"latency_ns": 1.0}, "topology": H100_BOX}}, "either link or topology"),
+        ({"hardware": {"topology": {**H100_BOX, "oversubscription": 2.0}}}, "needs network: fat_tree, not rail"),
+        ({"hardware": {"topology": {"levels": [{"size": 8, "link": "nvlink4"}], "network": "switch"}}}, "add a level"),
+        (
+            {"hardware": {"topology": {"levels": [{"size": 8, "link": "nvlink4", "leaf": 2}]}}},
+            "leaf belongs to kind: fat_t",
+        ),
+    ],
+)
+def test_options_of_parallelism_that_would_do_nothing(pool: dict[str, Any], said: str) -> None:
+    """An option that only another one gives a meaning is refused without that one."""
+    hardware = {"device": "H100-SXM", **pool.get("hardware", {})}
+    pools = [{"name": "a", "engine": pool.get("engine", {}), "hardware": hardware}]
+    with pytest.raises(InputError, match=said):
+        load_scenario({"cluster": pools, "workload": {"kind": "csv", "path": "x"}})

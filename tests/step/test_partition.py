@@ -1,4 +1,4 @@
-"""Stages that are cut so that unequal devices are equally busy."""
+"""The balanced partition on real devices."""
 
 from __future__ import annotations
 

@@ -75,10 +75,11 @@ def _check_grouped(spec: InstanceSpec) -> None:
         raise InputError(
             f"scheduler {type(spec.scheduler).__name__} cannot fill pipelines or lockstep groups: it must "
             "always give the same answer, and let running requests come first, as vLLM V1's does",
-            where=spec.name,
+            where=f"cluster.{spec.pool}.engine.kind",
         )
     if spec.settings.async_scheduling:
-        raise InputError("async_scheduling is not modelled for pipelines and lockstep groups", where=spec.name)
+        message = "async_scheduling is not modelled for pipelines and lockstep groups; leave it out"
+        raise InputError(message, where=f"cluster.{spec.pool}.engine.async_scheduling")
 
 
 def _check(kind: str, plugin: object, parts: tuple[str, ...]) -> None:

@@ -265,17 +265,18 @@ class ModelArchitecture:
         return [ranks for ranks in range(1, 65) if self._divides(ranks)]
 
     def _divides(self, ranks: int) -> bool:
-        return all(divides(layer, ranks, self._uncut_block) for layer, _ in self.layers)
+        return all(divides(layer, ranks, self.uncut_block) for layer, _ in self.layers)
 
     @property
-    def _uncut_block(self) -> int:
+    def uncut_block(self) -> int:
+        """Inputs of a matrix that share a scale and stay on one rank; 1: no such rule."""
         return uncut_block(self.quantization.weights if self.quantization else None)
 
     def check_tensor_parallel_size(self, ranks: int, *, where: str | None = None) -> None:
         """Raise an InputError if ``ranks`` ranks cannot share the heads and the MLP evenly."""
         if ranks < 1 or not self._divides(ranks):
             sizes = dict.fromkeys(width for layer, _ in self.layers for width in widths(layer))
-            block = self._uncut_block
+            block = self.uncut_block
             blocks = f" quantised in blocks of {block}" if block > 1 else ""
             raise InputError(
                 f"tensor_parallel_size {ranks} does not divide {self.name} evenly ({self.num_attention_heads} "

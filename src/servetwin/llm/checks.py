@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from servetwin.core.errors import InputError
 from servetwin.llm.base import ModelArchitecture
 from servetwin.llm.parallel import Parallelism, stage_layers
-from servetwin.llm.parts import LatentAttention, MixtureOfExperts
+from servetwin.llm.parts import LatentAttention, Layer, MixtureOfExperts
+from servetwin.llm.sharding import is_quantized
 
 
 def check_parallelism(model: ModelArchitecture, ranks: Parallelism, *, where: str | None = None) -> None:
@@ -70,31 +71,55 @@ def _ffn_troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[str]
 
 
 def _troubles(model: ModelArchitecture, ranks: Parallelism) -> Iterator[str]:
+    block = model.uncut_block
     for layer, _ in model.layers:
-        attention, mlp, tensor = layer.attention, layer.mlp, ranks.tensor
-        heads = attention.num_heads
-        if heads % tensor:
-            yield f"tensor_parallel_size {tensor} does not divide {heads} attention heads; {_divisors(heads)}"
-        kv_heads = heads if isinstance(attention, LatentAttention) else attention.num_kv_heads
-        if kv_heads % tensor and tensor % kv_heads:
-            yield f"tensor_parallel_size {tensor} neither divides {kv_heads} KV heads nor is a multiple of them"
+        yield from _attention_troubles(layer, ranks.tensor)
+        mlp = layer.mlp
+        cut = block if is_quantized(layer) else 1
         if not isinstance(mlp, MixtureOfExperts):
-            if mlp.intermediate_size % tensor:
-                yield f"tensor_parallel_size {tensor} does not divide intermediate_size {mlp.intermediate_size}"
+            yield from _width_troubles("intermediate_size", mlp.intermediate_size, ranks.tensor, cut)
             continue
         if ranks.expert > mlp.num_experts:
             yield (
                 f"{ranks.expert} accelerators cannot share {mlp.num_experts} experts: at least one each is needed; "
                 f"tensor x data parallelism may be at most {mlp.num_experts} with enable_expert_parallel"
             )
-        if mlp.intermediate_size % ranks.expert_tensor:
+        if not ranks.sequence_parallel_experts:
+            yield from _width_troubles("shared experts' size", mlp.shared_intermediate_size, ranks.tensor, cut)
+        if mlp.intermediate_size % (ranks.expert_tensor * (cut if ranks.expert_tensor > 1 else 1)):
             yield (
                 f"tensor x data parallelism ({ranks.expert_tensor} accelerators) does not divide the experts' "
-                f"intermediate size {mlp.intermediate_size}; {_divisors(mlp.intermediate_size)}, or set "
-                "enable_expert_parallel: true to keep experts whole"
+                f"intermediate size {mlp.intermediate_size}{_blocks(cut)}; {_divisors(mlp.intermediate_size // cut)}, "
+                "or set enable_expert_parallel: true to keep experts whole"
             )
 
 
+def _attention_troubles(layer: Layer, tensor: int) -> Iterator[str]:
+    """Yield what is wrong with the heads of one layer, and the degrees that both kinds of heads allow."""
+    attention = layer.attention
+    heads = attention.num_heads
+    kv_heads = heads if isinstance(attention, LatentAttention) else attention.num_kv_heads
+    if heads % tensor or (kv_heads % tensor and tensor % kv_heads):
+        sizes = [i for i in range(1, heads + 1) if heads % i == 0 and (kv_heads % i == 0 or i % kv_heads == 0)]
+        yield (
+            f"tensor_parallel_size {tensor} does not divide {heads} attention heads and {kv_heads} KV heads evenly; "
+            f"{_allowed(sizes)}"
+        )
+
+
+def _width_troubles(name: str, width: int, tensor: int, block: int) -> Iterator[str]:
+    if tensor > 1 and width % (tensor * block):
+        fitting = _divisors(width // block)
+        yield f"tensor_parallel_size {tensor} does not divide {name} {width}{_blocks(block)}; {fitting}"
+
+
+def _blocks(block: int) -> str:
+    return f", quantised in blocks of {block}" if block > 1 else ""
+
+
 def _divisors(number: int) -> str:
-    divisors = [str(i) for i in range(1, min(number, 1024) + 1) if number % i == 0]
-    return f"allowed: {', '.join(divisors[:20])}{', ...' if len(divisors) > 20 else ''}"
+    return _allowed([i for i in range(1, min(number, 1024) + 1) if number % i == 0])
+
+
+def _allowed(sizes: Sequence[int]) -> str:
+    return f"allowed: {', '.join(map(str, sizes[:20]))}{', ...' if len(sizes) > 20 else ''}"

@@ -21,11 +21,12 @@ def divides(layer: Layer, ranks: int, block: int = 1) -> bool:
     attention = layer.attention
     kv_heads = attention.num_kv_heads
     even_kv = isinstance(attention, LatentAttention) or kv_heads % ranks == 0 or ranks % kv_heads == 0
-    whole = ranks * (block if _is_quantized(layer) else 1)
+    whole = ranks * (block if is_quantized(layer) else 1)
     return attention.num_heads % ranks == 0 and even_kv and all(width % whole == 0 for width in widths(layer))
 
 
-def _is_quantized(layer: Layer) -> bool:
+def is_quantized(layer: Layer) -> bool:
+    """Return whether a layer's MLP, or its experts, are quantised where the model is."""
     groups = {"experts", "shared_experts"} if isinstance(layer.mlp, MixtureOfExperts) else {"mlp"}
     return not groups <= layer.unquantized
 

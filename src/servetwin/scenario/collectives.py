@@ -42,7 +42,12 @@ def collectives_of(replica: Replica) -> Collectives | None:
     if replica.topology is not None and "topology" not in inspect.signature(factory).parameters:
         raise InputError(f"{kind!r} knows links only, no topology; leave out one of the two", where=f"{where}.kind")
     context = {"link": lambda: link, "topology": lambda: topology, "folder": lambda: replica.folder}
-    return make(factory, options.extra, context, where, type(options).model_fields)
+    try:
+        return make(factory, options.extra, context, where, type(options).model_fields)
+    except InputError as error:
+        if topology is None or error.where != topology.name:
+            raise
+        raise InputError(str(error), where=f"{where}.kind") from None
 
 
 def collective_notices(replica: Replica) -> list[str]:

@@ -115,6 +115,8 @@ class ParallelOptions(Options):
             raise PydanticCustomError("experts", "expert_parallel_size needs enable_expert_parallel: true")
         if self.enable_eplb and not self.enable_expert_parallel:
             raise PydanticCustomError("eplb", "enable_eplb needs enable_expert_parallel: true, as in vLLM")
+        if self.eplb_config.num_redundant_experts and not self.enable_eplb:
+            raise PydanticCustomError("eplb", "eplb_config.num_redundant_experts needs enable_eplb: true, as in vLLM")
         return self
 
 
@@ -124,7 +126,7 @@ class PlanOptions(PluginOptions):
     kind: PlanName = Field(
         "auto",
         description="`auto` (what the engine's degrees and the hardware ask for), `pipeline`, `lockstep`, "
-        "`attention_ffn`, `lss_waves`, or a plug-in's name.",
+        "`two_batch_overlap`, `attention_ffn`, `lss_waves`, or a plug-in's name.",
     )
 
 

@@ -36,6 +36,8 @@ def build_plan(replica: Replica) -> ExecutionPlan | None:
     """
     options, where = replica.pool.step.plan, f"{replica.where}.step.plan"
     kind = options.kind if options.kind != "auto" else _plan_of_degrees(replica)
+    if replica.engine.enable_dbo and kind in ("pipeline", "lockstep", "lss_waves"):
+        raise InputError(f"the plan {kind!r} overlaps nothing; leave it out, or enable_dbo", where=where)
     if kind is None:
         if options.extra:
             raise InputError(

@@ -110,6 +110,14 @@ class HardwareOptions(Options):
         (), description="Memory devices beside the accelerators, on which weights can lie."
     )
 
+    @model_validator(mode="after")
+    def _check_link(self) -> HardwareOptions:
+        if self.topology is not None and self.link != LinkOptions():
+            raise PydanticCustomError(
+                "link", "either link or topology is needed, and not both: a topology's levels have their own figures"
+            )
+        return self
+
 
 class EngineOptions(ParallelOptions):
     """One serving instance's engine and its limits, by vLLM's names."""

@@ -36,6 +36,18 @@ class LevelOptions(Options):
         None, description="Whether its switches add up (NVLink SHARP, SHARP); default: NVLink switches from Hopper on."
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> LevelOptions:
+        options = {"shape": ("torus", self.shape), "leaf": ("fat_tree", self.leaf)}
+        options["oversubscription"] = ("fat_tree", self.oversubscription != 1)
+        for name, (kind, given) in options.items():
+            if given and self.kind != kind:
+                raise PydanticCustomError(
+                    "level", "{name} belongs to kind: {owner}; this level is a {kind}",
+                    {"name": name, "owner": kind, "kind": self.kind},
+                )  # fmt: skip
+        return self
+
 
 class TopologyOptions(Options):
     """A preset's name with a number of machines, or levels of your own."""
@@ -54,6 +66,14 @@ class TopologyOptions(Options):
     def _check(self) -> TopologyOptions:
         if (self.preset is None) == (not self.levels):
             raise PydanticCustomError("topology", "either preset or levels is needed, and not both")
+        if self.levels and (self.network != "rail" or self.oversubscription != 1):
+            raise PydanticCustomError(
+                "topology", "network and oversubscription say what joins a preset's machines; add a level instead"
+            )
+        if self.oversubscription != 1 and self.network != "fat_tree":
+            raise PydanticCustomError(
+                "topology", "oversubscription needs network: fat_tree, not {network}", {"network": self.network}
+            )
         return self
 
     def build(self, where: str) -> Topology:

@@ -20,8 +20,9 @@ Group = tuple[int, int]
 def groups(ranks: Parallelism) -> dict[str, Group]:
     """Return the groups of a stage's accelerators, numbered as vLLM numbers them: data, pipeline, context, tensor.
 
-    The experts' group is all accelerators of a stage; with several stages it is not evenly spaced, and taken as if it
-    were, over the same span. FFN devices exchange nothing among data-parallel ranks: their tokens come from elsewhere.
+    The experts' group is all accelerators of a stage; with data parallelism and several stages it is not evenly spaced,
+    and taken as if it were, over the same span. FFN devices exchange nothing among data-parallel ranks: their tokens
+    come from elsewhere.
     """
     if ranks.part == "ffn":
         ranks = replace(ranks, data=1, expert=1)
@@ -31,7 +32,7 @@ def groups(ranks: Parallelism) -> dict[str, Group]:
         "decode_context": (ranks.decode_context, 1),
         "prefill_context": (ranks.prefill_context, ranks.tensor),
         "data": (ranks.data, inner * ranks.pipeline),
-        "experts": (ranks.experts_group, ranks.pipeline),
+        "experts": (ranks.experts_group, ranks.pipeline if ranks.data > 1 else 1),
         "stage": (min(2, ranks.pipeline), inner),
     }
 
