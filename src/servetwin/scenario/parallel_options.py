@@ -24,6 +24,8 @@ class EplbOptions(Options):
     num_redundant_experts: int = Field(0, ge=0, le=65_536, description="Copies of experts beyond one of each.")
     window_size: int = Field(1000, ge=1, le=2**31 - 1, description="Steps whose loads decide a placement.")
     step_interval: int = Field(3000, ge=1, le=2**31 - 1, description="Steps from one rebalancing to the next.")
+    num_groups: int = Field(1, ge=1, le=65_536, description="Groups of neighbouring experts that stay on one node.")
+    num_nodes: int = Field(1, ge=1, le=1024, description="Nodes over which groups are dealt; 1: all the same.")
 
 
 class ParallelOptions(Options):
