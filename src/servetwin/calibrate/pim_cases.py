@@ -67,6 +67,12 @@ CAUSES: Mapping[str, Mapping[str, Any]] = {
 """What mode lss repeats, each undone by its key, in the order in which `_chain` undoes them."""
 
 
+HOW_TABLES_ARE_READ = "how tables are read, host I/O"
+
+REMAINDER = f"coefficients of unknown origin, {HOW_TABLES_ARE_READ}"
+"""What no key undoes alone."""
+
+
 def predicted_pim(reference: Path) -> list[CaseResult]:
     """Compare mode lss with LLMServingSim's predictions, request by request."""
     return [_predicted(reference, name, run) for name, run in PREDICTED_PIM.items()]
@@ -108,28 +114,39 @@ def _figure_10(reference: Path, name: str, run: LssRun) -> CaseResult:
         target = FIGURE_PERCENT if MODES[what] == "lss" else None
         checks.append(percent_check("throughput", what, "token/s", study, _throughput(result), target))
     for what, result in results.items():
-        assert result.energy is not None
         target = FIGURE_PERCENT if MODES[what] == "lss" else None
-        ours = result.energy.total_j / TOKENS
+        ours = _energy_j(result) / TOKENS
         checks.append(percent_check("energy per token", what, "J", sum(theirs.values()) / TOKENS, ours, target))
-    lss, default = (_throughput(result) for result in results.values())
-    remarks = [] if name == "gpu-only" else _chain(reference, run, name, lss, default)
+    lss, default = results.values()
+    remarks = _chain(reference, run, name, lss, default)
     return CaseResult(f"Figure 10, {name}: LLMServingSim's study of an A6000 and HBM2 that computes", checks, remarks)
 
 
-def _chain(reference: Path, run: LssRun, name: str, lss: float, ours: float) -> list[str]:
-    """Return by how much the throughput changes as one of the causes after another is undone."""
+def _chain(reference: Path, run: LssRun, name: str, lss: Result, default: Result) -> list[str]:
+    """Return by how much throughput and energy per token change as one of the causes after another is undone."""
     edits: dict[str, Any] = {}
     last, said = lss, []
     for cause, change in CAUSES.items():
-        if name == "pim" and "interleaving" in next(iter(change)):
+        if name == "gpu-only" or (name == "pim" and "interleaving" in next(iter(change))):
             continue
         edits |= change
-        now = _throughput(run.simulate(reference, "lss", edits))
-        said.append(f"{cause} {(now / last - 1) * 100:+.1f} %")
+        now = run.simulate(reference, "lss", edits)
+        said.append(_change(cause, last, now))
         last = now
-    said.append(f"coefficients of unknown origin, how tables are read, host I/O {(ours / last - 1) * 100:+.1f} %")
-    return [f"From `--mode lss` to default mode, undoing one after the other: {'; '.join(said)}."]
+    said.append(_change(REMAINDER if edits else HOW_TABLES_ARE_READ, last, default))
+    heading = "From `--mode lss` to default mode, undoing one after the other (throughput, energy per token)"
+    return [f"{heading}: {'; '.join(said)}."]
+
+
+def _change(cause: str, before: Result, after: Result) -> str:
+    throughput = _throughput(after) / _throughput(before) - 1
+    energy = _energy_j(after) / _energy_j(before) - 1
+    return f"{cause} {throughput * 100:+.1f} %, {energy * 100:+.1f} %"
+
+
+def _energy_j(result: Result) -> float:
+    assert result.energy is not None
+    return result.energy.total_j
 
 
 def _throughput(result: Result) -> float:
