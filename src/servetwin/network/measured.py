@@ -9,15 +9,16 @@ from pathlib import Path
 
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.units import NS_PER_US
-from servetwin.network.algorithms import OPERATIONS
+from servetwin.network.algorithms import OPERATIONS, Operation
 from servetwin.network.base import Collectives
+from servetwin.network.by_operation import ByOperation, operation_ns
 from servetwin.network.curves import Curve, CurveKey, Curves, curves_of
 
 REQUIRED = ("operation", "ranks", "bytes", "time_us")
 OPTIONAL = ("stride",)
 
 
-class MeasuredCollectives:
+class MeasuredCollectives(ByOperation):
     """Collectives by measured curves; implements `servetwin.network.base.Collectives`.
 
     Parameters
@@ -35,26 +36,6 @@ class MeasuredCollectives:
         self._otherwise = otherwise
         self._where = where
 
-    def all_reduce_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("all_reduce", num_bytes, ranks, stride)
-
-    def all_gather_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("all_gather", num_bytes, ranks, stride)
-
-    def reduce_scatter_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("reduce_scatter", num_bytes, ranks, stride)
-
-    def all_to_all_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("all_to_all", num_bytes, ranks, stride)
-
-    def broadcast_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("broadcast", num_bytes, ranks, stride)
-
     def send_ns(self, num_bytes: float, distance: int = 1) -> float:
         """Return the measured time of a message; ``distance`` is the stride of its rows."""
         if distance == 0:
@@ -64,15 +45,14 @@ class MeasuredCollectives:
             return curve(num_bytes)
         return self._fallback(CurveKey("send", 2, distance)).send_ns(num_bytes, distance)
 
-    def _time_ns(self, operation: str, num_bytes: float, ranks: int, stride: int) -> float:
+    def _time_ns(self, operation: Operation, num_bytes: float, ranks: int, stride: int) -> float:
         if ranks == 1:
             return 0.0
         key = CurveKey(operation, ranks, stride)
         curve = self.curves.get(key)
         if curve is not None:
             return curve(num_bytes)
-        time: float = getattr(self._fallback(key), f"{operation}_ns")(num_bytes, ranks, stride)
-        return time
+        return operation_ns(self._fallback(key), operation, num_bytes, ranks, stride)
 
     def _fallback(self, key: CurveKey) -> Collectives:
         if self._otherwise is not None:

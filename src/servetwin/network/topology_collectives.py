@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.network.algorithms import ALGORITHMS, ENGINE_ALGORITHMS, Algorithm, Operation
+from servetwin.network.by_operation import ByOperation
 from servetwin.network.composition import all_to_all_ns, parts, through_all_ns, together
 from servetwin.network.span_cost import Cost, Sent, allows, sends_cost, span_cost, span_lines
 from servetwin.network.topology import Span, Topology
@@ -16,7 +17,7 @@ from servetwin.network.topology import Span, Topology
 _CACHE_ENTRIES = 1 << 16
 
 
-class TopologyCollectives:
+class TopologyCollectives(ByOperation):
     """Collectives on a topology; implements `servetwin.network.base.Collectives`.
 
     A group that lies on one level uses one algorithm there. One that lies on several works level by level
@@ -51,26 +52,6 @@ class TopologyCollectives:
         self._times: dict[tuple[Operation, float, int, int], float] = {}
         self._lines: dict[tuple[Operation, int, int, bool], list[tuple[float, float]]] = {}
         self._check_asked()
-
-    def all_reduce_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("all_reduce", num_bytes, ranks, stride)
-
-    def all_gather_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("all_gather", num_bytes, ranks, stride)
-
-    def reduce_scatter_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("reduce_scatter", num_bytes, ranks, stride)
-
-    def all_to_all_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("all_to_all", num_bytes, ranks, stride)
-
-    def broadcast_ns(self, num_bytes: float, ranks: int, stride: int = 1) -> float:
-        """See `Collectives`."""
-        return self._time_ns("broadcast", num_bytes, ranks, stride)
 
     def send_ns(self, num_bytes: float, distance: int = 1) -> float:
         """Return one message along `Topology.route`; 0 for no distance."""
