@@ -14,11 +14,6 @@ APART = ("queue", "prefill", "transfer", "decode_queue", "decode", "preempted")
 """Parts where one instance computes the prompt and another one the output, in their order."""
 
 
-def parts_of(records: Records) -> tuple[str, ...]:
-    """Return the names of the parts of a run."""
-    return APART if records.apart else PARTS
-
-
 def breakdown_ns(records: Records, rows: Rows) -> dict[str, NDArray[np.int64]]:
     """Return the parts of the end-to-end time of completed requests, in nanoseconds, by name.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from servetwin.core.units import NS_PER_US
-from servetwin.step.base import StepShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +30,6 @@ class HostOverhead:
     def of_requests_ns(self, num_requests: int) -> float:
         """Return the overhead of a step with ``num_requests`` requests, in nanoseconds."""
         return (self.per_step_us + self.per_request_us * num_requests) * NS_PER_US
-
-    def of_step_ns(self, shape: StepShape) -> float:
-        """Return the overhead of a step, in nanoseconds."""
-        return self.of_requests_ns(shape.num_sequences)
 
 
 NO_HOST_OVERHEAD = HostOverhead()

@@ -21,10 +21,6 @@ class Line(NamedTuple):
         """Return the time for layers of that length."""
         return self.fixed_ns + self.layers * layer_ns
 
-    def plus(self, other: Line) -> Line:
-        """Return the sum."""
-        return Line(self.fixed_ns + other.fixed_ns, self.layers + other.layers)
-
 
 class Module(NamedTuple):
     """Weights that are loaded as one: a layer's, or (``layer`` = number of layers) those of the end.
