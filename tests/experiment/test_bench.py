@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from servetwin.experiment.bench import cases, main
+from servetwin.experiment.bench import main
+from servetwin.experiment.bench_cases import cases
 from servetwin.scenario.load import load_scenario
 
 
