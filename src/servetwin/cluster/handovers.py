@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from servetwin.cluster.base import Disaggregation, LinkRecord, Transfers
+from servetwin.cluster.steps_on_links import StepsOnLinks
 from servetwin.engine.admission import rejection_reason
 from servetwin.engine.base import RequestLog
 from servetwin.engine.handover import land, release_held
@@ -56,6 +57,8 @@ class Handovers:
         self._events = events
         self._choose, self._reject, self._came, self._notify = choose, reject, came, notify
         self._rows: dict[int, int] = {}
+        self.steps: StepsOnLinks | None = None
+        """Steps that share links with KV, where they do."""
         self.due_ns: int | None = None
         """When KV may land next; other landing events are out of date."""
 
@@ -106,7 +109,7 @@ class Handovers:
             else:
                 self._rows[self._start(transfers, now_ns, row, instance.number, tokens)] = row
         instance.reserved.clear()
-        self._expect()
+        self.expect()
 
     def _start(self, transfers: Transfers, now_ns: int, row: int, target: int, tokens: int) -> int:
         source = self._requests.prefill_instance[row]
@@ -126,7 +129,9 @@ class Handovers:
             number = self._requests.instance[row]
             land(self._instances[number], row)
             self._notify(number, now_ns)
-        self._expect()
+        if self.steps:
+            self.steps.end(now_ns)
+        self.expect()
 
     def _let_go(self, row: int, now_ns: int) -> None:
         """Give the blocks back in which the prompt was computed."""
@@ -134,8 +139,10 @@ class Handovers:
         release_held(self._instances[number], row)
         self._notify(number, now_ns)
 
-    def _expect(self) -> None:
-        """Have an event at the next landing."""
+    def expect(self) -> None:
+        """Have an event when the network's next is due, with the steps that KV has just met on its links."""
+        if self.steps:
+            self.steps.meet()
         due_ns = self._how.transfers.next_event_ns() if self._how.transfers else None
         if due_ns is not None and due_ns != self.due_ns:
             heapq.heappush(self._events, (due_ns, LANDING, 0))

@@ -10,6 +10,8 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import NS_PER_S
 from servetwin.network.flow_graph import FlowGraph
 from servetwin.network.flows import FlowNetwork
+from servetwin.step.base import StepShape
+from servetwin.step.link_share import LinkTime
 
 FABRIC = "fabric"
 """The node that joins all instances; it is never full itself."""
@@ -61,6 +63,9 @@ class KvTransfers:
         Whether KV travels layer by layer while it is computed.
     interval_ns
         Over which the links' use is added up.
+    link_times
+        What each instance's steps take of its port, None for one whose steps have links of their own; empty: all have.
+        The ranks of a group share one.
 
     Raises
     ------
@@ -78,6 +83,7 @@ class KvTransfers:
         cap_bytes_per_s: float | None = None,
         by_layer: bool = False,
         interval_ns: int = NS_PER_S,
+        link_times: Sequence[LinkTime | None] = (),
     ) -> None:
         if message_tokens < 1:
             raise InputError(f"a message carries at least 1 token, got {message_tokens}")
@@ -91,6 +97,11 @@ class KvTransfers:
         self._cap_bytes_per_s = cap_bytes_per_s
         self._interval_ns = interval_ns
         self.network = FlowNetwork(graph, interval_ns)
+        self.shares_steps = any(link_times)
+        self._link_times = link_times
+        self._ways = [(*graph.path(port.name, FABRIC), *graph.path(FABRIC, port.name)) for port in ports]
+        """Both directions of each port."""
+        self._instance_at = {link: number for number, way in enumerate(self._ways) for link in way}
 
     def start(self, now_ns: int, source: int, target: int, tokens: int, *, produced_ns: int = 0) -> int:
         """See `Transfers`; ``produced_ns`` counts only layer by layer."""
@@ -108,6 +119,37 @@ class KvTransfers:
             bandwidth = min(bandwidth, self._cap_bytes_per_s)
         last_layer = -(-whole // max(sender.layers, receiver.layers))
         return max(last_layer, whole - int(bandwidth * produced_ns / NS_PER_S))
+
+    def reached(self) -> list[int]:
+        """Return the instances to whose ports transfers have come since the last call."""
+        links = self.network.links_reached()
+        return list(dict.fromkeys(self._instance_at[link] for link in links if link in self._instance_at))
+
+    def begin_step(
+        self, now_ns: int, instances: Sequence[int], shapes: Sequence[StepShape | None], alone_ns: int, left_ns: int
+    ) -> int | None:
+        """Let a step share the ports of its instances with the transfers that cross them; return its number.
+
+        None if no transfer does, or the step does not use the ports.
+
+        Parameters
+        ----------
+        instances, shapes
+            The ranks of a group, or one instance, and what each computes.
+        alone_ns, left_ns
+            How long the step lasts alone, and what of that is left.
+        """
+        link_time = self._link_times[instances[0]]
+        ways = [self._ways[number] for number in instances]
+        if link_time is None or not any(self.network.is_crossed(way) for way in ways):
+            return None
+        use = link_time.of(shapes)
+        transfer_ns = min(use.transfer_ns, alone_ns)
+        if not transfer_ns:
+            return None
+        return self.network.begin_step(
+            now_ns, ways, transfer_ns, alone_ns, left_ns=left_ns, hidden_ns=min(use.hidden_ns, alone_ns - transfer_ns)
+        )
 
     def next_event_ns(self) -> int | None:
         """See `Transfers`."""

@@ -35,9 +35,11 @@ from servetwin.cluster.handovers import (
     link_records,
 )
 from servetwin.cluster.invariants import check_instance
+from servetwin.cluster.kv_transfers import KvTransfers
 from servetwin.cluster.plugins import check_plugins
 from servetwin.cluster.release import Releases
 from servetwin.cluster.routing import Routing
+from servetwin.cluster.steps_on_links import StepsOnLinks
 from servetwin.cluster.tiers import ClusterTiers
 from servetwin.cluster.units import Unit, make_units, members
 from servetwin.core.errors import StuckError
@@ -158,6 +160,7 @@ class _Loop:
         self._routed = False
         self._routes = len(specs) > 1 or workload.model is not None or disaggregation is not None
         self._handovers = self._make_handovers(disaggregation) if disaggregation else None
+        self._steps_on_links = self._share_links(disaggregation, self._handovers)
         self._encoders: Encoders | None = None
 
     def encode_by(self, pool: EncoderPool | None) -> None:
@@ -179,6 +182,14 @@ class _Loop:
             came=self._came_to_decode,
             notify=self._notify,
         )
+
+    def _share_links(self, disaggregation: Disaggregation | None, handovers: Handovers | None) -> StepsOnLinks | None:
+        """Let steps take part in the network of KV, if their collectives cross its links."""
+        transfers = disaggregation.transfers if disaggregation else None
+        if handovers is None or not isinstance(transfers, KvTransfers) or not transfers.shares_steps:
+            return None
+        handovers.steps = StepsOnLinks(transfers, self.units, self.events, STEP, handovers.expect)
+        return handovers.steps
 
     # The loop -------------------------------------------------------------------------------------------------
 
@@ -321,6 +332,8 @@ class _Loop:
         end_ns = unit.plan(now_ns, horizon_ns)
         if end_ns is not None:
             heapq.heappush(self.events, (end_ns, STEP, number))
+            if self._steps_on_links:
+                self._steps_on_links.look(number, now_ns)
         if self._handovers:
             for instance in members(unit):
                 if instance.reserved:

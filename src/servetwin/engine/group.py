@@ -12,6 +12,7 @@ from servetwin.core.errors import InvariantError
 from servetwin.engine.instance import FAR_NS
 from servetwin.engine.rank import Rank
 from servetwin.engine.request import Request
+from servetwin.step.base import StepShape
 from servetwin.step.plans.base import ExecutionPlan, StageTime
 
 
@@ -27,6 +28,8 @@ class Group:
         self.idle_since_ns = first_poll_ns
         self._ends_ns: deque[int] = deque()
         self._stage_free_ns = [0] * plan.num_stages
+        self._shapes: Sequence[StepShape | None] = ()
+        """Of the newest wave."""
 
     @property
     def computing(self) -> bool:
@@ -47,6 +50,17 @@ class Group:
         """Return when idle instances are looked at next while this group computes: at once."""
         return now_ns
 
+    @property
+    def step_under_way(self) -> tuple[int, int, Sequence[StepShape | None]]:
+        """When the present wave began, when it ends, and what its ranks compute, where one is in flight at a time."""
+        return self.ranks[0].start_ns, self._ends_ns[0], self._shapes
+
+    def end_step_at(self, end_ns: int) -> None:
+        """Let the wave in flight, which is the only one, end at another time than planned."""
+        self._ends_ns[0] = self._stage_free_ns[0] = self.next_event_ns = end_ns
+        for rank in self.ranks:
+            rank.move_newest(rank.start_ns, end_ns)
+
     def cut(self, now_ns: int) -> int | None:
         """Return None: waves are planned one by one."""
         return None
@@ -55,7 +69,7 @@ class Group:
         """Schedule waves while there is room; return when the first in flight ends, or None when the group is idle."""
         stages = self.plan_of_stages.num_stages
         while len(self._ends_ns) < stages:
-            shapes = [rank.schedule(now_ns) for rank in self.ranks]
+            shapes = self._shapes = [rank.schedule(now_ns) for rank in self.ranks]
             if not any(shapes):
                 break
             ready_ns = max(now_ns, *(rank.ready_ns for rank in self.ranks))

@@ -9,6 +9,7 @@ something cuts it at the next boundary.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import accumulate
 
 from servetwin.core.errors import InvariantError
@@ -87,6 +88,16 @@ class Instance(InstanceState):
         if not poll or now_ns <= polls_from_ns:
             return max(now_ns, polls_from_ns) if poll else now_ns
         return polls_from_ns - (polls_from_ns - now_ns) // poll * poll
+
+    @property
+    def step_under_way(self) -> tuple[int, int, Sequence[StepShape | None]]:
+        """When the present step began, when it ends, and what it computes."""
+        return self.start_ns, self.ends_ns[-1], (self.planned_shape,)
+
+    def end_step_at(self, end_ns: int) -> None:
+        """Let the present step, which is no run, end at another time than planned."""
+        self.ends_ns = (end_ns,)
+        self.next_event_ns = end_ns
 
     def cut(self, now_ns: int) -> int | None:
         """End the present run at its first boundary at or after ``now_ns``; return that time if it is new."""

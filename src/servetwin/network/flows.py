@@ -7,64 +7,27 @@ lost and equal calls give equal nanoseconds.
 A flow has two parts: while it is sent it takes its share of every link of its path; then it is under way for the
 path's latency, and takes nothing. Flows on the same path, with the same cap and priority, are alike at any time, so
 they are kept as one bundle: a start or an end costs as much as there are bundles, not flows.
+
+Steps of instances whose collectives or loads cross the links, too, may take part (`FlowNetwork.begin_step`): they take their
+share, last longer while others take theirs, and are no flows: nothing of them lands, and no use of links is recorded.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from itertools import count
 
 from servetwin.core.errors import InputError, InvariantError
 from servetwin.core.units import NS_PER_S
+from servetwin.network.bundles import PARTS, UNITS_PER_BYTE, Bundle, Flow, Path
 from servetwin.network.flow_graph import FlowGraph
 from servetwin.network.flow_shares import max_min_shares
 from servetwin.network.link_use import LinkMeter, LinkUse
-
-_PARTS = 10**6
-"""Rates are whole millionths of a byte per second."""
-
-_UNITS_PER_BYTE = _PARTS * NS_PER_S
-"""Amounts are in (rate x nanosecond)."""
+from servetwin.network.step_use import WORK_PER_NS, StepUse
 
 _NEVER_NS = 2**100
-
-Path = tuple[int, ...]
-
-
-@dataclass(slots=True, eq=False)
-class _Bundle:
-    """Flows that are sent over one path with one cap and priority."""
-
-    number: int
-    path: Path
-    cap: int
-    priority: int
-    count: int = 0
-    rate: int = 0
-    """Of one flow."""
-    served: int = 0
-    """What a flow would have got that was there from the start, at ``since_ns``."""
-    since_ns: int = 0
-    ends: list[tuple[int, int]] = field(default_factory=list)
-    """When flows are sent, by ``served``, and their numbers: a heap, with cancelled ones until they surface."""
-    version: int = 0
-    """Of its next end: older ones in the queue of events are out of date."""
-
-    def served_at(self, now_ns: int) -> int:
-        return self.served + self.rate * (now_ns - self.since_ns)
-
-
-@dataclass(slots=True, eq=False)
-class _Flow:
-    num_bytes: int
-    delay_ns: int
-    """From the last byte's sending to its landing."""
-    bundle: _Bundle | None
-    begun: int = 0
-    """The bundle's ``served`` when it started."""
 
 
 class FlowNetwork:
@@ -91,18 +54,22 @@ class FlowNetwork:
             raise InputError(f"interval_ns must be above 0, got {interval_ns!r}")
         self.graph = graph
         self.now_ns = 0
-        self._capacity = [link.bandwidth_bytes_per_s * _PARTS for link in graph.links]
-        self._meter = LinkMeter(len(graph.links), interval_ns, _UNITS_PER_BYTE)
-        self._flows: dict[int, _Flow] = {}
+        self._capacity = [link.bandwidth_bytes_per_s * PARTS for link in graph.links]
+        self._meter = LinkMeter(len(graph.links), interval_ns, UNITS_PER_BYTE)
+        self._flows: dict[int, Flow] = {}
         self._numbers = count()
-        self._bundles: dict[tuple[Path, int, int], _Bundle] = {}
+        self._bundles: dict[tuple[Path, int, int], Bundle] = {}
         self._bundle_numbers = count()
-        self._on_link: list[dict[_Bundle, None]] = [{} for _ in graph.links]
-        self._changed: dict[_Bundle, None] = {}
+        self._on_link: list[dict[Bundle, None]] = [{} for _ in graph.links]
+        self._changed: dict[Bundle, None] = {}
         """Bundles that got or lost a flow since rates were last settled."""
-        self._ends: list[tuple[int, int, int, _Bundle]] = []
+        self._ends: list[tuple[int, int, int, Bundle]] = []
         self._landings: list[tuple[int, int]] = []
         self._landed: list[int] = []
+        self._step_ends: list[tuple[int, int, int, StepUse]] = []
+        self._steps_ended: list[int] = []
+        self._reached: dict[int, None] = {}
+        """Links over which a flow has started since `links_reached` was asked."""
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -155,14 +122,15 @@ class FlowNetwork:
         delay_ns = sum(link.latency_ns + (messages - 1) * link.message_ns for link in links)
         number = next(self._numbers)
         if num_bytes == 0 or not path:
-            self._flows[number] = _Flow(num_bytes, delay_ns, None)
+            self._flows[number] = Flow(num_bytes, delay_ns, None)
             heapq.heappush(self._landings, (now_ns + delay_ns, number))
             return number
-        bundle = self._bundle(path, 0 if cap_bytes_per_s is None else round(cap_bytes_per_s) * _PARTS, priority)
+        bundle = self._bundle(path, 0 if cap_bytes_per_s is None else round(cap_bytes_per_s) * PARTS, priority)
         begun = bundle.served_at(now_ns)
-        self._flows[number] = _Flow(num_bytes, delay_ns, bundle, begun)
-        heapq.heappush(bundle.ends, (begun + num_bytes * _UNITS_PER_BYTE, number))
+        self._flows[number] = Flow(num_bytes, delay_ns, bundle, begun)
+        heapq.heappush(bundle.ends, (begun + num_bytes * UNITS_PER_BYTE, number))
         self._count(bundle, 1)
+        self._reached |= dict.fromkeys(path)
         return number
 
     def next_event_ns(self) -> int | None:
@@ -175,8 +143,10 @@ class FlowNetwork:
             heapq.heappop(self._ends)
         while self._landings and self._landings[0][1] not in self._flows:
             heapq.heappop(self._landings)
-        times = [queue[0][0] for queue in (self._ends, self._landings) if queue]
-        if self._landed:
+        while self._step_ends and self._step_ends[0][2] != self._step_ends[0][3].version:
+            heapq.heappop(self._step_ends)
+        times = [queue[0][0] for queue in (self._ends, self._landings, self._step_ends) if queue]
+        if self._landed or self._steps_ended:
             times.append(self.now_ns)
         return min(times) if times else None
 
@@ -191,6 +161,69 @@ class FlowNetwork:
         self._run_to(now_ns)
         landed, self._landed = self._landed, []
         return landed
+
+    def begin_step(
+        self,
+        now_ns: int,
+        paths: Sequence[Path],
+        transfer_ns: int,
+        alone_ns: int,
+        *,
+        left_ns: int | None = None,
+        hidden_ns: int = 0,
+    ) -> int:
+        """Let a step take part, in the middle of which it may be; return its number.
+
+        It takes the share ``transfer_ns`` / (how long it lasts) of its links, on average. While others leave it a share
+        ``s`` of them when it asks for all, it lasts ``alone_ns + max(0, transfer_ns (1 / s - 1) - hidden_ns)`` from
+        beginning to end.
+
+        Parameters
+        ----------
+        paths
+            Of its ranks, each at least one link; the slowest counts.
+        transfer_ns
+            Time that its bytes take alone, latencies and kernels left out; at least 1.
+        alone_ns
+            How long the whole step lasts alone, at least 1; ``left_ns`` of it are left (None: all).
+        hidden_ns
+            How much longer its bytes may take without delaying it.
+
+        Raises
+        ------
+        InputError
+            If a number is out of bounds.
+        InvariantError
+            If the time goes back.
+        """
+        if transfer_ns < 1 or alone_ns < 1 or not paths or not all(paths):
+            raise InputError(f"a step has links and takes at least 1 ns, got {paths}, {transfer_ns}, {alone_ns}")
+        self._run_to(now_ns)
+        number = next(self._numbers)
+        left = (alone_ns if left_ns is None else left_ns) * WORK_PER_NS
+        step = StepUse(number, transfer_ns, hidden_ns, alone_ns, left, now_ns)
+        for path in paths:
+            bundle = Bundle(next(self._bundle_numbers), path, 0, 0, count=1, since_ns=now_ns, step=step)
+            step.bundles.append(bundle)
+            step.capacity.append(min(self._capacity[link] for link in path))
+            self._changed[bundle] = None
+            for link in path:
+                self._on_link[link][bundle] = None
+        return number
+
+    def steps_ended(self) -> list[int]:
+        """Return the numbers of the steps that ended since the last call, up to where `advance` went."""
+        ended, self._steps_ended = self._steps_ended, []
+        return ended
+
+    def links_reached(self) -> list[int]:
+        """Return the links over which flows have started since the last call."""
+        reached, self._reached = list(self._reached), {}
+        return reached
+
+    def is_crossed(self, path: Path) -> bool:
+        """Return whether a flow is being sent over any of these links."""
+        return any(bundle.count and bundle.step is None for link in path for bundle in self._on_link[link])
 
     def cancel(self, number: int, now_ns: int) -> int:
         """Stop a flow that has not landed; return how many whole bytes of it were sent.
@@ -219,7 +252,7 @@ class FlowNetwork:
         """
         self._settle()
         bundle = self._flow(number).bundle
-        return bundle.rate / _PARTS if bundle is not None else 0.0
+        return bundle.rate / PARTS if bundle is not None else 0.0
 
     def sent_bytes(self, number: int) -> int:
         """Return how many whole bytes of a flow are sent.
@@ -232,7 +265,7 @@ class FlowNetwork:
         flow = self._flow(number)
         if flow.bundle is None:
             return flow.num_bytes
-        return (flow.bundle.served_at(self.now_ns) - flow.begun) // _UNITS_PER_BYTE
+        return (flow.bundle.served_at(self.now_ns) - flow.begun) // UNITS_PER_BYTE
 
     def link_use(self) -> LinkUse:
         """Return what each link carried up to now, per interval."""
@@ -251,16 +284,20 @@ class FlowNetwork:
                 self._settle()
             elif self._ends and self._ends[0][0] == at_ns:
                 self._end(*heapq.heappop(self._ends))
-            else:
+            elif self._landings and self._landings[0][0] == at_ns:
                 self._land(*heapq.heappop(self._landings))
+            else:
+                self._end_step(*heapq.heappop(self._step_ends))
         self.now_ns = now_ns
 
     def _due_ns(self) -> int:
         """Return the time of the first event in the queues, which may be out of date."""
-        end_ns = self._ends[0][0] if self._ends else _NEVER_NS
-        return min(end_ns, self._landings[0][0]) if self._landings else end_ns
+        due_ns = self._ends[0][0] if self._ends else _NEVER_NS
+        if self._landings:
+            due_ns = min(due_ns, self._landings[0][0])
+        return min(due_ns, self._step_ends[0][0]) if self._step_ends else due_ns
 
-    def _end(self, at_ns: int, _: int, version: int, bundle: _Bundle) -> None:
+    def _end(self, at_ns: int, _: int, version: int, bundle: Bundle) -> None:
         """Take the flows that are sent out of their bundle."""
         if version != bundle.version:
             return
@@ -283,18 +320,28 @@ class FlowNetwork:
             self.now_ns = at_ns
             self._landed.append(number)
 
+    def _end_step(self, at_ns: int, number: int, version: int, step: StepUse) -> None:
+        """Let a step that is over leave its links."""
+        if version != step.version:
+            return
+        self.now_ns = at_ns
+        self._steps_ended.append(number)
+        for bundle in step.bundles:
+            bundle.count = 0
+            self._changed[bundle] = None
+
     # Rates ----------------------------------------------------------------------------------------------------
 
-    def _bundle(self, path: Path, cap: int, priority: int) -> _Bundle:
+    def _bundle(self, path: Path, cap: int, priority: int) -> Bundle:
         key = (path, cap, priority)
         bundle = self._bundles.get(key)
         if bundle is None:
-            bundle = self._bundles[key] = _Bundle(next(self._bundle_numbers), path, cap, priority, since_ns=self.now_ns)
+            bundle = self._bundles[key] = Bundle(next(self._bundle_numbers), path, cap, priority, since_ns=self.now_ns)
             for link in path:
                 self._on_link[link][bundle] = None
         return bundle
 
-    def _count(self, bundle: _Bundle, by: int) -> None:
+    def _count(self, bundle: Bundle, by: int) -> None:
         """Count a flow in or out. It still has, or has not yet, its share of the links until rates are settled."""
         bundle.count += by
         self._changed[bundle] = None
@@ -312,45 +359,62 @@ class FlowNetwork:
             self._drop(bundle)
             del met[bundle]
         bundles = list(met)
-        for bundle, rate in zip(bundles, self._shares(bundles), strict=True):
+        steps = list(dict.fromkeys(bundle.step for bundle in bundles if bundle.step is not None))
+        for bundle, rate in zip(bundles, self._shares_beside(steps, bundles), strict=True):
             if rate != bundle.rate or bundle in changed:
                 self._set_rate(bundle, rate)
 
-    def _shares(self, bundles: list[_Bundle]) -> list[int]:
+    def _shares_beside(self, steps: Sequence[StepUse], bundles: list[Bundle]) -> list[int]:
+        """Return the shares of bundles, some of them those of steps; each step goes on at the speed that these allow.
+
+        What a step asks for at times, and then gets of its links, says how long it lasts; what it takes on average
+        follows from that, and the others share what is left.
+        """
+        if steps:
+            for step in steps:
+                step.ask_for_all()
+            gets = dict(zip(bundles, self._shares(bundles), strict=True))
+            for step in steps:
+                end_ns = step.go_on(gets, self.now_ns)
+                heapq.heappush(self._step_ends, (end_ns, step.number, step.version, step))
+        return self._shares(bundles)
+
+    def _shares(self, bundles: list[Bundle]) -> list[int]:
         if len(bundles) == 1:
             (bundle,) = bundles
             share = min(self._capacity[link] for link in bundle.path) // bundle.count
             return [min(share, bundle.cap) if bundle.cap else share]
         return max_min_shares(bundles, self._capacity)
 
-    def _flow(self, number: int) -> _Flow:
+    def _flow(self, number: int) -> Flow:
         flow = self._flows.get(number)
         if flow is None:
             raise InvariantError(f"there is no flow {number} (any more): it landed, was cancelled or never began")
         return flow
 
-    def _met(self, changed: Iterable[_Bundle]) -> dict[_Bundle, None]:
+    def _met(self, changed: Iterable[Bundle]) -> dict[Bundle, None]:
         """Return the connected component of bundles over the links that they share."""
         met = dict.fromkeys(changed)
         waiting = list(met)
         seen: set[int] = set()
         for bundle in waiting:
+            others = list(bundle.step.bundles) if bundle.step is not None and bundle.count else []
             for link in bundle.path:
-                if link in seen:
-                    continue
-                seen.add(link)
-                for other in self._on_link[link]:
-                    if other not in met:
-                        met[other] = None
-                        waiting.append(other)
+                if link not in seen:
+                    seen.add(link)
+                    others += self._on_link[link]
+            for other in others:
+                if other not in met:
+                    met[other] = None
+                    waiting.append(other)
         return met
 
-    def _set_rate(self, bundle: _Bundle, rate: int) -> None:
+    def _set_rate(self, bundle: Bundle, rate: int) -> None:
         now_ns = self.now_ns
         bundle.served = bundle.served_at(now_ns)
         bundle.since_ns = now_ns
         if rate != bundle.rate:
-            for link in bundle.path:
+            for link in bundle.path if bundle.step is None else ():
                 self._meter.change(link, (rate - bundle.rate) * bundle.count, now_ns)
             bundle.rate = rate
         bundle.version += 1
@@ -360,7 +424,8 @@ class FlowNetwork:
             end_ns = now_ns - (bundle.served - bundle.ends[0][0]) // rate
             heapq.heappush(self._ends, (end_ns, bundle.number, bundle.version, bundle))
 
-    def _drop(self, bundle: _Bundle) -> None:
-        del self._bundles[bundle.path, bundle.cap, bundle.priority]
+    def _drop(self, bundle: Bundle) -> None:
+        if bundle.step is None:
+            del self._bundles[bundle.path, bundle.cap, bundle.priority]
         for link in bundle.path:
             del self._on_link[link][bundle]

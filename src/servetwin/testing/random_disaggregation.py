@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
 from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Role, Router, Transfers, routers
 from servetwin.cluster.kv_transfers import KvPort, KvTransfers
 from servetwin.core.units import NS_PER_S
+from servetwin.step.base import StepModel, StepShape
+from servetwin.step.link_share import LinkTime
+from servetwin.step.plans.base import StageTime
 from servetwin.testing.random_groups import MOST_INSTANCES, random_group
 from servetwin.testing.random_scenarios import RandomScenario, random_instance, random_workload
 from servetwin.testing.transfers import (
@@ -36,7 +40,7 @@ def random_disaggregated_scenario(seed: int) -> RandomScenario:
         int(rng.choice([0, 0, 50, 3000])),
         front_end,
         sorted(rng.integers(0, 20_000, size=int(rng.integers(0, 12))).tolist()),
-        _make_disaggregation(rng, seed, len(instances)),
+        _make_disaggregation(rng, seed, instances),
     )
 
 
@@ -69,9 +73,11 @@ def _make_router(rng: np.random.Generator, seed: int) -> Callable[[], Router]:
     return lambda: routers.get(name)(seed=seed)
 
 
-def _make_disaggregation(rng: np.random.Generator, seed: int, num_instances: int) -> Callable[[], Disaggregation]:
+def _make_disaggregation(
+    rng: np.random.Generator, seed: int, instances: list[InstanceSpec]
+) -> Callable[[], Disaggregation]:
     make_router = _make_router(rng, seed + 1)
-    make_transfers = _make_transfers(rng, num_instances)
+    make_transfers = _make_transfers(rng, instances)
     handoff_ns = int(rng.choice([0, 0, 1, 20, 700]))
     first_token = "prefill" if rng.random() < 0.5 else "decode"
     local_prompt_tokens = int(rng.choice([0, 0, 0, 2, 10]))
@@ -84,7 +90,7 @@ def _make_disaggregation(rng: np.random.Generator, seed: int, num_instances: int
     )
 
 
-def _make_transfers(rng: np.random.Generator, num_instances: int) -> Callable[[], Transfers | None]:
+def _make_transfers(rng: np.random.Generator, instances: list[InstanceSpec]) -> Callable[[], Transfers | None]:
     latency_ns, token_ns = int(rng.choice([0, 0, 1, 50, 2000])), int(rng.choice([0, 1, 1, 10, 100]))
     kinds: list[Callable[[], Transfers | None]] = [
         lambda: None,
@@ -92,13 +98,49 @@ def _make_transfers(rng: np.random.Generator, num_instances: int) -> Callable[[]
         lambda: SharedTransfers(latency_ns, token_ns),
         lambda: HurriedTransfers(latency_ns, token_ns),
         lambda: OverlappedTransfers(latency_ns, token_ns),
-        lambda: _flows(latency_ns, token_ns, num_instances),
+        lambda: _flows(latency_ns, token_ns, instances, [None] * len(instances)),
+        lambda: _flows(latency_ns, token_ns, instances, shares),
     ]
-    return kinds[int(rng.choice([0, 1, 2, 2, 3, 4, 5, 5]))]
+    kind = int(rng.choice([0, 1, 2, 2, 3, 4, 5, 5, 6, 6, 6]))
+    shares = _link_times(rng, instances)
+    return kinds[kind]
 
 
-def _flows(latency_ns: int, token_ns: int, num_instances: int) -> Transfers:
+def _flows(
+    latency_ns: int, token_ns: int, instances: Sequence[InstanceSpec], shares: Sequence[LinkTime | None]
+) -> Transfers:
     """Return transfers over a network whose ports differ, so that several share now this one's, now that one's."""
     per_s = NS_PER_S / max(1, token_ns)
-    ports = [KvPort(f"pool-{number}", per_s * (1 + number % 3), 1 + number % 2) for number in range(num_instances)]
-    return KvTransfers(ports, latency_ns, message_tokens=4, message_ns=token_ns)
+    ports = [KvPort(spec.name, per_s * (1 + number % 3), 1 + number % 2) for number, spec in enumerate(instances)]
+    return KvTransfers(ports, latency_ns, message_tokens=4, message_ns=token_ns, link_times=shares)
+
+
+def _link_times(rng: np.random.Generator, instances: Sequence[InstanceSpec]) -> list[LinkTime | None]:
+    """Return what the collectives of some instances take of their links: some part of each step."""
+    by_timing: dict[int, LinkTime | None] = {}
+    for spec in instances:
+        timing = spec.timing
+        if id(timing) in by_timing:
+            continue
+        share = float(rng.choice([0.0, 0.1, 0.5, 1.0]))
+        by_timing[id(timing)] = None
+        if share and (spec.plan is None or spec.plan.num_stages == 1):
+            by_timing[id(timing)] = LinkTime(timing, cast(StepModel, _Slower(timing, 1.0 + share)))
+    return [by_timing[id(spec.timing)] for spec in instances]
+
+
+class _Slower:
+    """The same times, so many times as long."""
+
+    def __init__(self, timing: Any, times: float) -> None:
+        self._timing, self._times = timing, times
+        if hasattr(timing, "stage_times_ns"):
+            self.stage_times_ns = self._stages
+
+    def _stages(self, shapes: Sequence[StepShape | None]) -> list[StageTime]:
+        return [StageTime(round(t[0] * self._times), t[1]) for t in self._timing.stage_times_ns(shapes)]
+
+    def duration_ns(self, shape: StepShape) -> int:
+        """Return the time of a step."""
+        duration_ns: int = self._timing.duration_ns(shape)
+        return round(duration_ns * self._times)

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, Transfers
+from servetwin.cluster.kv_transfers import KvTransfers
 from servetwin.core.errors import StuckError
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.admission import rejection_reason
+from servetwin.engine.instance import FAR_NS
 from servetwin.testing.stepwise_instance import StepwiseInstance
 from servetwin.testing.stepwise_kv_cache import StepwiseRequest
 from servetwin.testing.stepwise_routing import StepwiseRouting
@@ -74,6 +76,8 @@ class _StepwiseLoop:
         self.routing = StepwiseRouting(workload, self.instances, staleness_ns)
         self.on_the_way: dict[int, StepwiseRequest] = {}
         """By the number of the transfer that carries the KV."""
+        self.on_links: dict[int, int] = {}
+        """Units whose wave shares links with KV, by the number that the network gave it."""
         self.loop_rows = []
         for row in range(len(workload)):
             has_parent = workload.parent is not None and workload.parent[row] != NO_PARENT
@@ -201,6 +205,7 @@ class _StepwiseLoop:
                 self._let_go(request, now_ns)
             else:
                 self.on_the_way[self._start(self.disaggregation.transfers, request, tokens, now_ns)] = request
+                self._share_links(range(len(self.units)), now_ns)
         instance.reserved = []
 
     def _start(self, transfers: Transfers, request: StepwiseRequest, tokens: int, now_ns: int) -> int:
@@ -221,6 +226,29 @@ class _StepwiseLoop:
             instance = self.instances[request.instance]
             instance.land(request, now_ns)
             self._notify(instance, now_ns)
+        if isinstance(self.disaggregation.transfers, KvTransfers):
+            for step in self.disaggregation.transfers.network.steps_ended():
+                number = self.on_links.pop(step)
+                self.units[number].end_wave_at(now_ns)
+                self._look_later(number, now_ns)
+
+    def _share_links(self, numbers: Sequence[int], now_ns: int) -> None:
+        """Let the waves of units share links with KV that crosses them; when they end is then the network's matter."""
+        transfers = self.disaggregation.transfers if self.disaggregation else None
+        if not isinstance(transfers, KvTransfers) or not transfers.shares_steps:
+            return
+        for number in numbers:
+            unit = self.units[number]
+            if number in self.on_links.values() or not unit.waves or unit.waves[0].end_ns <= now_ns:
+                continue
+            wave = unit.waves[0]
+            ranks = [rank.number for rank in unit.ranks]
+            lasts_ns, left_ns = wave.end_ns - wave.start_ns, wave.end_ns - now_ns
+            step = transfers.begin_step(now_ns, ranks, wave.shapes, lasts_ns, left_ns)
+            if step is not None:
+                self.on_links[step] = number
+                unit.event_times.discard(wave.end_ns)
+                wave.end_ns = FAR_NS
 
     def _let_go(self, request: StepwiseRequest, now_ns: int) -> None:
         """Give the blocks back in which a request's prompt was computed."""
@@ -258,11 +286,14 @@ class _StepwiseLoop:
     def _look_at(self, number: int, now_ns: int) -> None:
         """End a unit's wave if one ends now, and fill its free slots."""
         unit = self.units[number]
+        if now_ns not in unit.event_times:
+            return
         unit.event_times.remove(now_ns)
         for request in unit.end_wave(now_ns):
             self._after(request, now_ns)
         for end_ns in unit.start_waves(now_ns):
             self._look_later(number, end_ns)
+        self._share_links([number], now_ns)
         for rank in unit.ranks:
             self._take_on(rank, now_ns)
             for landing_ns, request in rank.started:

@@ -16,7 +16,9 @@ class StepwiseWave:
     """One batch on each rank, on its way through the stages."""
 
     batches: list[StepwiseBatch]
+    start_ns: int
     end_ns: int
+    shapes: list[StepShape | None]
 
 
 class StepwiseUnit:
@@ -67,6 +69,13 @@ class StepwiseUnit:
                 finished += rank.complete(batch, now_ns)
         return finished
 
+    def end_wave_at(self, end_ns: int) -> None:
+        """Let the only wave in flight end at another time than was thought."""
+        (wave,) = self.waves
+        wave.end_ns = self.stage_free_ns[0] = end_ns
+        for rank in self.ranks:
+            rank.steps[-1] = (rank.steps[-1][0], end_ns, *rank.steps[-1][2:])
+
     def start_waves(self, now_ns: int) -> list[int]:
         """Fill the free slots as far as there is something to do; return when the new waves end."""
         ends = []
@@ -112,7 +121,7 @@ class StepwiseUnit:
             arrival_ns = end_ns + send_ns
         for rank, batch in zip(self.ranks, batches, strict=True):
             rank.write_step(now_ns, end_ns, batch)
-        self.waves.append(StepwiseWave(batches, end_ns))
+        self.waves.append(StepwiseWave(batches, now_ns, end_ns, shapes))
         return end_ns
 
     def _shape(self, rank: StepwiseInstance, batch: StepwiseBatch) -> StepShape | None:

@@ -1,0 +1,83 @@
+"""How much of a step is bytes on a link that others use, too: collectives, and loads of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, cast
+
+from servetwin.core.errors import InputError
+from servetwin.step.base import StepModel, StepShape
+from servetwin.step.plans.base import ExecutionPlan
+
+Timing = StepModel | ExecutionPlan
+
+
+class LoadingStepModel(StepModel, Protocol):
+    """A step model that loads weights over a link."""
+
+    def loads_ns(self, shape: StepShape) -> float:
+        """Return how long a step's loads take alone, in nanoseconds, whether anybody waits for them or not."""
+        ...
+
+
+class LinkUse(NamedTuple):
+    """What a step does on a link: how long its bytes take alone, and how much longer they may without delaying it."""
+
+    transfer_ns: int
+    hidden_ns: int
+
+
+class LinkTime:
+    """Time of a step that follows from the bandwidth of a link.
+
+    Time on a link is latencies + bytes / bandwidth. At half the bandwidth a step lasts longer by the second part, as
+    its own model has it: algorithms, overlap with computation and the slowest rank included. Of loads of weights the
+    bytes are known; what a step at half the bandwidth does not last longer is hidden behind computing.
+
+    Parameters
+    ----------
+    timing
+        What times the steps.
+    collectives
+        The same with half the bandwidth for collectives; None: they have links of their own.
+    loads
+        The same with half the bandwidth for loads of weights; None: they have links of their own, or there are none.
+
+    Raises
+    ------
+    InputError
+        For a plan with several stages, or one whose ranks end apart: a step of theirs is not one span of time; or for
+        loads under any plan.
+    """
+
+    def __init__(self, timing: Timing, collectives: Timing | None, loads: Timing | None = None) -> None:
+        if getattr(timing, "num_stages", 1) > 1 or hasattr(timing, "member_times_ns"):
+            raise InputError(
+                "steps that share links with KV are modelled for plain instances and lockstep groups; "
+                f"{type(timing).__name__} has several batches in flight"
+            )
+        if loads is not None and not hasattr(timing, "loads_ns"):
+            raise InputError(
+                f"loads of weights that share links with KV are modelled for plain instances; {type(timing).__name__} "
+                "does not tell its loads"
+            )
+        self._timing, self._collectives, self._loads = timing, collectives, loads
+
+    def of(self, shapes: Sequence[StepShape | None]) -> LinkUse:
+        """Return what a step does on the link; ``shapes``: of each rank, None for one that keeps the others company."""
+        alone_ns = _step_ns(self._timing, shapes)
+        transfer_ns = hidden_ns = 0
+        if self._collectives is not None:
+            transfer_ns = max(0, _step_ns(self._collectives, shapes) - alone_ns)
+        if self._loads is not None:
+            loads_ns = sum(round(cast(LoadingStepModel, self._timing).loads_ns(shape)) for shape in shapes if shape)
+            hidden_ns = max(0, loads_ns - max(0, _step_ns(self._loads, shapes) - alone_ns))
+            transfer_ns += loads_ns
+        return LinkUse(transfer_ns, hidden_ns)
+
+
+def _step_ns(timing: Timing, shapes: Sequence[StepShape | None]) -> int:
+    if hasattr(timing, "stage_times_ns"):
+        return sum(stage.busy_ns for stage in cast(ExecutionPlan, timing).stage_times_ns(shapes))
+    (shape,) = shapes
+    return timing.duration_ns(shape) if shape is not None else 0
