@@ -15,7 +15,7 @@ from servetwin.engine.request import WANTED, Request
 from servetwin.workload.base import Contents, Workload
 from servetwin.workload.coarse import keys_of
 
-ARRIVAL, HANDOVER, LANDING, RECALL, ENCODER, STEP, CONTROL = range(7)
+ARRIVAL, HANDOVER, LANDING, EMBEDDING, RECALL, ENCODER, STEP, CONTROL = range(8)
 """Kinds of events, in the order in which they are served at one time."""
 
 
@@ -55,6 +55,8 @@ class Handovers:
         self._instances = instances
         self._events = events
         self._choose, self._reject, self._came, self._notify = choose, reject, came, notify
+        self.land_other: Callable[[int, int], None] | None = None
+        """Takes the number of a transfer that has landed and is not of KV, where others use the network, too."""
         self._rows: dict[int, int] = {}
         self.due_ns: int | None = None
         """When KV may land next; other landing events are out of date."""
@@ -106,7 +108,7 @@ class Handovers:
             else:
                 self._rows[self._start(transfers, now_ns, row, instance.number, tokens)] = row
         instance.reserved.clear()
-        self._expect()
+        self.expect()
 
     def _start(self, transfers: Transfers, now_ns: int, row: int, target: int, tokens: int) -> int:
         source = self._requests.prefill_instance[row]
@@ -120,13 +122,16 @@ class Handovers:
         if self._how.transfers is None:
             return
         for transfer in self._how.transfers.advance(now_ns):
+            if self.land_other is not None and transfer not in self._rows:
+                self.land_other(transfer, now_ns)
+                continue
             row = self._rows.pop(transfer)
             self._requests.landed_ns[row] = now_ns
             self._let_go(row, now_ns)
             number = self._requests.instance[row]
             land(self._instances[number], row)
             self._notify(number, now_ns)
-        self._expect()
+        self.expect()
 
     def _let_go(self, row: int, now_ns: int) -> None:
         """Give the blocks back in which the prompt was computed."""
@@ -134,7 +139,7 @@ class Handovers:
         release_held(self._instances[number], row)
         self._notify(number, now_ns)
 
-    def _expect(self) -> None:
+    def expect(self) -> None:
         """Have an event at the next landing."""
         due_ns = self._how.transfers.next_event_ns() if self._how.transfers else None
         if due_ns is not None and due_ns != self.due_ns:

@@ -35,6 +35,8 @@ class KvPort:
     bandwidth_bytes_per_s: float
     kv_bytes_per_token: int
     layers: int = 1
+    latency_ns: float | None = None
+    """Its part of a transfer's latency; None: half."""
 
 
 class KvTransfers:
@@ -50,7 +52,7 @@ class KvTransfers:
     Parameters
     ----------
     ports
-        One per instance, in order.
+        One per instance, in order; then those of others that use the network (encoders).
     latency_ns
         Of a transfer, from end to end.
     message_tokens, message_ns
@@ -84,7 +86,8 @@ class KvTransfers:
         graph = FlowGraph()
         graph.add_node(FABRIC)
         for port in ports:
-            graph.add_link(port.name, FABRIC, port.bandwidth_bytes_per_s, latency_ns / 2, message_ns=message_ns / 2)
+            own_ns = latency_ns / 2 if port.latency_ns is None else port.latency_ns
+            graph.add_link(port.name, FABRIC, port.bandwidth_bytes_per_s, own_ns, message_ns=message_ns / 2)
         self.overlaps = by_layer
         self._ports = ports
         self._message_tokens = message_tokens
@@ -119,14 +122,19 @@ class KvTransfers:
 
     def link_records(self) -> list[LinkRecord]:
         """Return what each direction of each link has carried so far."""
-        use = self.network.link_use()
-        return [
-            LinkRecord(
-                link.name,
-                link.bandwidth_bytes_per_s,
-                self._interval_ns,
-                use.start_ns[use.link == link.index],
-                use.moved_bytes[use.link == link.index],
-            )
-            for link in self.network.graph.links
-        ]
+        return link_records_of(self.network, self._interval_ns)
+
+
+def link_records_of(network: FlowNetwork, interval_ns: int) -> list[LinkRecord]:
+    """Return what each direction of each link of a network has carried so far, added up over ``interval_ns``."""
+    use = network.link_use()
+    return [
+        LinkRecord(
+            link.name,
+            link.bandwidth_bytes_per_s,
+            interval_ns,
+            use.start_ns[use.link == link.index],
+            use.moved_bytes[use.link == link.index],
+        )
+        for link in network.graph.links
+    ]

@@ -29,7 +29,7 @@ class EncoderTimeOptions(Options):
 
 
 class EncoderOptions(Options):
-    """Encoders through which requests with `encoder_tokens` go before they are routed."""
+    """Encoders through which requests with `encoder_tokens` go before an instance is chosen for them."""
 
     workers: int = Field(1, ge=1, le=65_536, description="Equal encoders, each on one device, that share one queue.")
     device: str | None = Field(None, description="Name of their device; needed with `model`.")
@@ -42,7 +42,10 @@ class EncoderOptions(Options):
     bytes_per_token: float | None = Field(
         None, gt=0, le=1e9, description="Of an embedding; default: the served model's hidden size in 16 bits."
     )
-    port: PortOptions = Field(PortOptions(), description="The way of embeddings from each encoder.")
+    port: PortOptions = Field(
+        PortOptions(),
+        description="Of each encoder, and of each accelerator of an instance where `disaggregation` has no ports.",
+    )
 
     @model_validator(mode="after")
     def _check_time(self) -> EncoderOptions:
