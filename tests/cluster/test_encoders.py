@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import servetwin
 from servetwin.core.errors import InputError
 from servetwin.hardware import load_device
-from servetwin.step.encoder_time import VISION_TRANSFORMERS, MeasuredEncoder, VisionEncoder
+from servetwin.step.encoder_time import MeasuredEncoder, VisionEncoder
+from servetwin.step.vision_transformer import VISION_TRANSFORMERS
 from servetwin.workload.base import Workload
 from servetwin.workload.csv_file import CsvSource
 from servetwin.workload.jsonl_writer import write_jsonl

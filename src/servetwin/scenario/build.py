@@ -142,10 +142,10 @@ def _build(loaded: LoadedScenario) -> Deployment:
         )
         for pool in scenario.cluster
     )
-    accounting, instances = build_accounting(
-        scenario, replicas, with_tiers(_instances(replicas), replicas, scenario.tiers)
-    )
     workload = _call_models_by_name(build_workload(scenario.workload, scenario.seed, loaded.folder), replicas)
+    specs = with_tiers(_instances(replicas), replicas, scenario.tiers)
+    encoders = build_encoders(scenario, replicas, specs, workload)
+    accounting, instances = build_accounting(scenario, replicas, specs, encoders)
     deployment = Deployment(
         loaded=loaded,
         replicas=replicas,
@@ -157,7 +157,7 @@ def _build(loaded: LoadedScenario) -> Deployment:
         metric_options=MetricOptions(
             interval_s=scenario.output.interval_s, warmup_s=scenario.output.warmup_s, slo=scenario.slo.limits
         ),
-        encoders=build_encoders(scenario, replicas, instances, workload),
+        encoders=encoders,
         accounting=accounting,
     )
     check_plugins(deployment.instances, deployment.router, deployment.disaggregation())

@@ -39,6 +39,13 @@ class EncoderOptions(Options):
         None, description="Embeddings of one image, within which patches attend; default: a request has one image."
     )
     max_batch_requests: int = Field(8, ge=1, le=65_536, description="Most requests that are encoded together.")
+    busy_w: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="What an encoder draws while it runs a batch, W; default: from what `model` computes; needed with "
+        "`time` where the scenario has `power`.",
+    )
     bytes_per_token: float | None = Field(
         None, gt=0, le=1e9, description="Of an embedding; default: the served model's hidden size in 16 bits."
     )

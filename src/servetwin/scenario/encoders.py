@@ -16,7 +16,8 @@ from servetwin.scenario.disaggregation_options import PortOptions
 from servetwin.scenario.encoder_options import EncoderOptions
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.schema import Scenario
-from servetwin.step.encoder_time import VISION_TRANSFORMERS, MeasuredEncoder, VisionEncoder
+from servetwin.step.encoder_time import MeasuredEncoder, VisionEncoder
+from servetwin.step.vision_transformer import VISION_TRANSFORMERS
 from servetwin.workload.base import Workload
 
 EMBEDDING_BYTES = 2
@@ -101,10 +102,6 @@ def _hidden_size(replicas: Sequence[Replica], where: str) -> int:
 
 def encoder_notices(scenario: Scenario, workload: Workload) -> list[str]:
     """Return what a reader should know of encoders."""
-    said = []
-    if scenario.encoders is not None:
-        if not _requests_to_encode(workload):
-            said.append("no request has encoder_tokens: the encoders have nothing to do")
-        if scenario.power is not None or scenario.cost is not None:
-            said.append("power and cost leave the encoders out")
-    return said
+    if scenario.encoders is None or _requests_to_encode(workload):
+        return []
+    return ["no request has encoder_tokens: the encoders have nothing to do"]
