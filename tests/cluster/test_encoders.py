@@ -148,17 +148,50 @@ def test_what_encoding_takes_is_in_the_result() -> None:
     busy_s = rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == "busy_fraction")].sum()
     batches = {(start, end) for start, end in zip(log.start_ns, log.end_ns, strict=True) if start >= 0}
     assert busy_s == pytest.approx(sum(end - start for start, end in batches) / 1e9)
+    assert set(table["encoder"][images]) == {"encoder-0", "encoder-1"}
+    assert set(table["encoder"][~images]) == {None}
     assert "encoder_tokens" not in simulate(Workload(np.array([0]), np.array([9]), np.array([2]))).requests
 
 
-def test_encoders_may_be_the_limit() -> None:
-    """Where most of the time goes by in front of them, the sentence on limits says so."""
-    result = simulate(workload(2), ENCODERS | {"workers": 1, "time": {"per_token_us": 200.0}})
-    assert result.measurements.limit.kind == "encoders"
-    assert "Requests wait for the encoders, which are busy" in result.limit
-    rows = result.resources
-    assert rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == "waiting")].max() > 0
-    assert simulate(workload(2)).measurements.limit.kind != "nothing_completed"
+def test_every_request_is_somewhere() -> None:
+    """Waiting for encoders, encoded, sent: at each moment as many as the log says; all gone at the end."""
+    requests = workload(5)
+    slow = ENCODERS | {"workers": 1, "port": {"bandwidth_gb_per_s": 0.05}}
+    result = simulate(requests, slow, output={"interval_s": 0.001})
+    rows, log = result.resources, result.outcome.encoding
+    images = requests.encoder_tokens > 0
+    times = np.round(np.unique(rows["time_s"]) * 1e9)
+    edges = [requests.arrival_ns, *(np.asarray(column) for column in (log.start_ns, log.end_ns, log.landed_ns))]
+    for i, metric in enumerate(("waiting", "encoding", "sending")):
+        found = rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == metric)]
+        expected = [int((images & (edges[i] <= t) & (edges[i + 1] > t)).sum()) for t in times]
+        assert found.tolist() == expected
+        assert max(expected) > 0
+
+
+def test_what_limits_is_said() -> None:
+    """Encoders where requests wait for them, the link where embeddings take long, else what stands behind them."""
+    slow = simulate(workload(2), ENCODERS | {"workers": 1, "time": {"per_token_us": 200.0}})
+    assert slow.measurements.limit.kind == "encoders"
+    assert "Requests wait for the encoders, which are busy" in slow.limit
+    narrow = simulate(workload(2), ENCODERS | {"port": {"bandwidth_gb_per_s": 0.05}})
+    assert narrow.measurements.limit.kind == "embeddings"
+    assert "the busiest link, " in narrow.limit
+    prefill = {"model": "affine", "base_ns": 5e6, "per_token_ns": 3e5, "per_kv_token_ns": 10.0}
+    engine = {"num_gpu_blocks_override": 400, "max_model_len": 4096, "max_num_seqs": 8}
+    cluster = [{"name": "p", "engine": engine, "step": prefill}]
+    behind = simulate(workload(2), cluster=cluster).measurements.limit.kind
+    assert behind in ("max_num_seqs", "max_num_batched_tokens", "kv_blocks")
+
+
+def test_the_report_shows_encoders(tmp_path: Path) -> None:
+    """Use, queue, links and where the time goes."""
+    simulate(workload(2)).write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for text in ("Encoders", "queue before the encoders", "Where a request", "Links", "queue at encoders"):
+        assert text in page
+    header = (tmp_path / "requests.csv").read_text().splitlines()[0]
+    assert "encoder_tokens,encoder,encoder_queue_s,encode_s,embedding_s" in header
 
 
 def test_a_closed_loop_goes_through_the_encoders() -> None:
@@ -248,9 +281,18 @@ def test_files_and_generators_say_who_has_images(tmp_path: Path) -> None:
         ({"time": {}, "tokens_per_image": 5}, "measured times know no images"),
         ({"time": {}}, r"encoders\.bytes_per_token: .*hidden sizes here: none"),
         ({"model": "qwen3-vl", "device": "L40S"}, r"encoders\.model"),
+        (ENCODERS | {"workers": 0}, r"encoders\.workers"),
+        (ENCODERS | {"time": {"per_image_us": 5.0}}, r"encoders\.time\.per_image_us"),
     ],
 )
 def test_what_does_not_go_says_why(encoders: dict[str, Any], message: str) -> None:
     """Errors name the key and what is missing."""
     with pytest.raises(InputError, match=message):
         simulate(workload(0), encoders)
+
+
+def test_a_pool_may_not_be_called_as_encoders_are() -> None:
+    """Names of pools and of encoders stand in the same tables."""
+    pool = {"name": "encoder", "step": {"model": "fixed", "step_ns": 5}}
+    with pytest.raises(InputError, match="may not have the name 'encoder' beside encoders"):
+        simulate(workload(0), cluster=[pool])

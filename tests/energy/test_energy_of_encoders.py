@@ -60,6 +60,9 @@ def test_energy_is_the_integral_of_power_and_all_of_it_is_somebodys(
     workers = encoders.get("workers", 1)
     drawn = sum(curve.energy_j for curve in energy.encoder_curves)
     spare_j = (4 - workers) * device_power(load_device("L40S")).idle_w * energy.duration_s
+    rows = result.resources
+    power_w = rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == "power_w")]
+    assert power_w.sum() * result.measurements.grid.interval_ns / 1e9 == pytest.approx(drawn, rel=1e-9)
     assert drawn + spare_j == pytest.approx(energy.pool_components_j["encoders"]["accelerators"], rel=1e-9)
 
 
