@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import servetwin
 from servetwin.core.errors import InputError
 from servetwin.hardware import load_device
-from servetwin.step.encoder_time import VISION_TRANSFORMERS, MeasuredEncoder, VisionEncoder
+from servetwin.step.encoder_time import MeasuredEncoder, VisionEncoder
+from servetwin.step.vision_transformer import VISION_TRANSFORMERS
 from servetwin.workload.base import Workload
 from servetwin.workload.csv_file import CsvSource
 from servetwin.workload.jsonl_writer import write_jsonl
@@ -38,7 +39,9 @@ def workload(seed: int, n: int = 60) -> Workload:
     return Workload(arrival_ns, prompt_tokens, rng.integers(1, 30, n), encoder_tokens=encoder_tokens)
 
 
-def simulate(requests: Workload | dict[str, Any], encoders: dict[str, Any] | None = ENCODERS, replicas: int = 2) -> Any:
+def simulate(
+    requests: Workload | dict[str, Any], encoders: dict[str, Any] | None = ENCODERS, replicas: int = 2, **more: Any
+) -> Any:
     """Simulate instances behind a router that counts requests."""
     pool = {
         "name": "p",
@@ -47,15 +50,16 @@ def simulate(requests: Workload | dict[str, Any], encoders: dict[str, Any] | Non
         "step": {"model": "affine", "base_ns": 5e6, "per_token_ns": 2e4, "per_kv_token_ns": 10.0},
     }
     scenario = {"cluster": [pool], "router": "least_outstanding", "workload": requests}
-    return servetwin.simulate(scenario | ({"encoders": encoders} if encoders else {}), check_invariants=True)
+    scenario |= {"encoders": encoders} if encoders else {}
+    return servetwin.simulate(scenario | more, check_invariants=True)
 
 
-def landings_ns(requests: Workload) -> np.ndarray:
-    """Return when each request comes to the router, worked out batch by batch from the arrivals alone."""
-    came = requests.arrival_ns.copy()
+def batches_ns(requests: Workload) -> list[tuple[int, int, int]]:
+    """Return worker, start and end of each request's batch, -1 for text, worked out from the arrivals alone."""
+    batches = [(-1, -1, -1)] * len(requests)
     assert requests.encoder_tokens is not None
     left = [int(row) for row in np.flatnonzero(requests.encoder_tokens)]
-    free, port = [0, 0], [0, 0]
+    free = [0, 0]
     while left:
         now = max(min(free), int(requests.arrival_ns[left[0]]))
         for worker in range(2):
@@ -63,28 +67,60 @@ def landings_ns(requests: Workload) -> np.ndarray:
             if free[worker] > now or not rows:
                 continue
             left = left[len(rows) :]
-            tokens = [int(requests.encoder_tokens[row]) for row in rows]
-            free[worker] = now + TIME.batch_ns(tokens)
-            for row, count in zip(rows, tokens, strict=True):
-                port[worker] = max(free[worker], port[worker]) + round(count * 8192 / 1e9 * 1e9)
-                came[row] = port[worker] + 25_000
-    return came
+            free[worker] = now + TIME.batch_ns([int(requests.encoder_tokens[row]) for row in rows])
+            for row in rows:
+                batches[row] = worker, now, free[worker]
+    return batches
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 10_000), replicas=st.integers(1, 2))
-def test_requests_are_served_as_if_they_arrived_with_their_embeddings(seed: int, replicas: int) -> None:
-    """Nothing but the arrival at the router changes: requests that arrive when encoded end at the same times."""
+@given(seed=st.integers(0, 10_000))
+def test_requests_are_served_as_if_they_arrived_with_their_embeddings(seed: int) -> None:
+    """Batches are those of the rules; of one instance, requests that arrive when embeddings land end alike."""
     requests = workload(seed)
-    came = landings_ns(requests)
-    order = np.argsort(came, kind="stable")
-    if len(np.unique(came)) < len(came):
-        order = np.lexsort((np.arange(len(came)), came))
-    encoded = simulate(requests, replicas=replicas)
+    outcome = simulate(requests, replicas=1).outcome
+    log = outcome.encoding
+    assert list(zip(log.worker, log.start_ns, log.end_ns, strict=True)) == batches_ns(requests)
+    came = np.maximum(requests.arrival_ns, log.landed_ns)
+    order = np.lexsort((np.arange(len(came)), came))
     text = Workload(came[order], requests.prompt_tokens[order], requests.output_tokens[order])
-    log, other = encoded.outcome.requests, simulate(text, None, replicas).outcome.requests
-    assert np.asarray(log.finish_ns)[order].tolist() == np.asarray(other.finish_ns).tolist()
-    assert np.asarray(log.arrival_ns).tolist() == requests.arrival_ns.tolist()
+    other = simulate(text, None, 1).outcome.requests
+    assert np.asarray(outcome.requests.finish_ns)[order].tolist() == np.asarray(other.finish_ns).tolist()
+    assert np.asarray(outcome.requests.arrival_ns).tolist() == requests.arrival_ns.tolist()
+
+
+def test_embeddings_share_ports() -> None:
+    """Of one batch all set out at once: two equal ones take twice the time; a receiving port is shared, too."""
+    both = Workload(np.array([0, 0]), np.array([1000, 1000]), np.array([2, 2]), encoder_tokens=np.array([900, 900]))
+    alone_s = 900 * 8192 / 1e9
+    table = simulate(both, ENCODERS | {"workers": 1}, replicas=1).requests
+    assert table["embedding_s"] == pytest.approx([2 * alone_s + 25e-6] * 2)
+    apart = ENCODERS | {"max_batch_requests": 1}
+    assert simulate(both, apart, replicas=1).requests["embedding_s"] == pytest.approx([2 * alone_s + 25e-6] * 2)
+    assert simulate(both, apart, replicas=2).requests["embedding_s"] == pytest.approx([alone_s + 25e-6] * 2)
+    capped = apart | {"port": ENCODERS["port"] | {"transfer_gb_per_s": 0.25}}
+    assert simulate(both, capped, replicas=1).requests["embedding_s"] == pytest.approx([4 * alone_s + 25e-6] * 2)
+
+
+def test_embeddings_and_kv_share_the_ports_of_instances() -> None:
+    """Where prefill and decode are apart there is one network; a lone transfer still takes its closed form."""
+    one = Workload(np.array([0]), np.array([1000]), np.array([2]), encoder_tokens=np.array([900]))
+    step = {"model": "affine", "base_ns": 5e6}
+    engine = {"num_gpu_blocks_override": 400, "max_model_len": 4096}
+    cluster = [{"name": role, "role": role, "engine": engine, "step": step} for role in ("prefill", "decode")]
+    port = {"bandwidth_gb_per_s": 2.0, "latency_us": 8.0}
+    result = simulate(one, cluster=cluster, router="round_robin", disaggregation={"port": port})
+    assert result.requests["embedding_s"][0] == pytest.approx(900 * 8192 / 1e9 + 25e-6)
+    moved = {link.name: link.moved_bytes.sum() for link in result.outcome.links}
+    assert len(moved) == len(result.outcome.links) == 8
+    assert {name for name, num_bytes in moved.items() if num_bytes} == {"encoder-0->fabric", "fabric->prefill-0"}
+    assert moved["fabric->prefill-0"] == pytest.approx(900 * 8192)
+
+
+def test_routers_count_requests_whose_embeddings_travel() -> None:
+    """A batch of three does not go to one instance, though none of them has come there when the others are routed."""
+    three = Workload(np.zeros(3, int), np.full(3, 1000), np.full(3, 2), encoder_tokens=np.full(3, 900))
+    assert sorted(simulate(three, ENCODERS | {"workers": 1}, replicas=3).requests["instance"]) == ["p-0", "p-1", "p-2"]
 
 
 def test_one_image_takes_encoding_and_its_way() -> None:
@@ -112,17 +148,50 @@ def test_what_encoding_takes_is_in_the_result() -> None:
     busy_s = rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == "busy_fraction")].sum()
     batches = {(start, end) for start, end in zip(log.start_ns, log.end_ns, strict=True) if start >= 0}
     assert busy_s == pytest.approx(sum(end - start for start, end in batches) / 1e9)
+    assert set(table["encoder"][images]) == {"encoder-0", "encoder-1"}
+    assert set(table["encoder"][~images]) == {None}
     assert "encoder_tokens" not in simulate(Workload(np.array([0]), np.array([9]), np.array([2]))).requests
 
 
-def test_encoders_may_be_the_limit() -> None:
-    """Where most of the time goes by in front of them, the sentence on limits says so."""
-    result = simulate(workload(2), ENCODERS | {"workers": 1, "time": {"per_token_us": 200.0}})
-    assert result.measurements.limit.kind == "encoders"
-    assert "Requests wait for the encoders, which are busy" in result.limit
-    rows = result.resources
-    assert rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == "waiting")].max() > 0
-    assert simulate(workload(2)).measurements.limit.kind != "nothing_completed"
+def test_every_request_is_somewhere() -> None:
+    """Waiting for encoders, encoded, sent: at each moment as many as the log says; all gone at the end."""
+    requests = workload(5)
+    slow = ENCODERS | {"workers": 1, "port": {"bandwidth_gb_per_s": 0.05}}
+    result = simulate(requests, slow, output={"interval_s": 0.001})
+    rows, log = result.resources, result.outcome.encoding
+    images = requests.encoder_tokens > 0
+    times = np.round(np.unique(rows["time_s"]) * 1e9)
+    edges = [requests.arrival_ns, *(np.asarray(column) for column in (log.start_ns, log.end_ns, log.landed_ns))]
+    for i, metric in enumerate(("waiting", "encoding", "sending")):
+        found = rows["value"][(rows["kind"] == "encoder") & (rows["metric"] == metric)]
+        expected = [int((images & (edges[i] <= t) & (edges[i + 1] > t)).sum()) for t in times]
+        assert found.tolist() == expected
+        assert max(expected) > 0
+
+
+def test_what_limits_is_said() -> None:
+    """Encoders where requests wait for them, the link where embeddings take long, else what stands behind them."""
+    slow = simulate(workload(2), ENCODERS | {"workers": 1, "time": {"per_token_us": 200.0}})
+    assert slow.measurements.limit.kind == "encoders"
+    assert "Requests wait for the encoders, which are busy" in slow.limit
+    narrow = simulate(workload(2), ENCODERS | {"port": {"bandwidth_gb_per_s": 0.05}})
+    assert narrow.measurements.limit.kind == "embeddings"
+    assert "the busiest link, " in narrow.limit
+    prefill = {"model": "affine", "base_ns": 5e6, "per_token_ns": 3e5, "per_kv_token_ns": 10.0}
+    engine = {"num_gpu_blocks_override": 400, "max_model_len": 4096, "max_num_seqs": 8}
+    cluster = [{"name": "p", "engine": engine, "step": prefill}]
+    behind = simulate(workload(2), cluster=cluster).measurements.limit.kind
+    assert behind in ("max_num_seqs", "max_num_batched_tokens", "kv_blocks")
+
+
+def test_the_report_shows_encoders(tmp_path: Path) -> None:
+    """Use, queue, links and where the time goes."""
+    simulate(workload(2)).write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for text in ("Encoders", "queue before the encoders", "Where a request", "Links", "queue at encoders"):
+        assert text in page
+    header = (tmp_path / "requests.csv").read_text().splitlines()[0]
+    assert "encoder_tokens,encoder,encoder_queue_s,encode_s,embedding_s" in header
 
 
 def test_a_closed_loop_goes_through_the_encoders() -> None:
@@ -141,10 +210,10 @@ def test_a_closed_loop_goes_through_the_encoders() -> None:
     assert 0 < result.summary["encoders"]["requests"] < 30
 
 
-def test_without_encoders_a_notice_says_so() -> None:
-    """Embeddings are then there at once; encoders without images have nothing to do."""
-    notices = simulate(workload(1), None).summary["notices"]
-    assert any(notice.endswith("no encoders are given: encoding takes no time") for notice in notices)
+def test_images_and_encoders_need_each_other() -> None:
+    """Without encoders images are an error that says what to do; encoders without images have nothing to do."""
+    with pytest.raises(InputError, match=r"encoders: \d+ of 60 requests have encoder_tokens, and no enc"):
+        simulate(workload(1), None)
     text = Workload(np.array([0]), np.array([9]), np.array([2]))
     assert "no request has encoder_tokens: the encoders have nothing to do" in simulate(text).summary["notices"]
 
@@ -212,9 +281,18 @@ def test_files_and_generators_say_who_has_images(tmp_path: Path) -> None:
         ({"time": {}, "tokens_per_image": 5}, "measured times know no images"),
         ({"time": {}}, r"encoders\.bytes_per_token: .*hidden sizes here: none"),
         ({"model": "qwen3-vl", "device": "L40S"}, r"encoders\.model"),
+        (ENCODERS | {"workers": 0}, r"encoders\.workers"),
+        (ENCODERS | {"time": {"per_image_us": 5.0}}, r"encoders\.time\.per_image_us"),
     ],
 )
 def test_what_does_not_go_says_why(encoders: dict[str, Any], message: str) -> None:
     """Errors name the key and what is missing."""
     with pytest.raises(InputError, match=message):
         simulate(workload(0), encoders)
+
+
+def test_a_pool_may_not_be_called_as_encoders_are() -> None:
+    """Names of pools and of encoders stand in the same tables."""
+    pool = {"name": "encoder", "step": {"model": "fixed", "step_ns": 5}}
+    with pytest.raises(InputError, match="may not have the name 'encoder' beside encoders"):
+        simulate(workload(0), cluster=[pool])

@@ -25,6 +25,7 @@ def run_stepwise(scenario: RandomScenario) -> StepwiseOutcome | str:
             staleness_ns=scenario.staleness_ns,
             front_end=scenario.front_end,
             disaggregation=scenario.make_disaggregation(),
+            encoders=scenario.encoders,
         )
     except StuckError as error:
         return how_stuck(error)
@@ -40,6 +41,7 @@ def run_fast(scenario: RandomScenario, **how: object) -> SimulationOutcome | str
             staleness_ns=scenario.staleness_ns,
             front_end=scenario.front_end,
             disaggregation=scenario.make_disaggregation(),
+            encoders=scenario.encoders,
             check_invariants=True,
             **how,  # type: ignore[arg-type]
         )

@@ -29,6 +29,8 @@ def print_summary(result: Result, directory: Path, *, report: bool) -> None:
         typer.echo(line)
     for pool, use in summary.get("attention_ffn", {}).items():
         typer.echo(_sides(pool, use))
+    if "encoders" in summary:
+        typer.echo(_encoders(summary["encoders"]))
     if summary["slo"]["attainment"]:
         typer.echo(_objectives(summary["slo"]))
     typer.echo()
@@ -71,6 +73,16 @@ def _sides(pool: str, use: dict[str, Any]) -> str:
         f"{pool}: attention devices busy {use['attention_busy']:.0%} of the steps' time, FFN devices "
         f"{use['ffn_busy']:.0%}, the link between them {use['link_busy']:.0%}; {use['micro_batches']:.1f} micro-batches"
     )
+
+
+def _encoders(encoders: dict[str, Any]) -> str:
+    line = (
+        f"{encoders['workers']:,} encoders busy {encoders['busy_fraction']:.0%} of the time: "
+        f"{encoders['requests']:,} requests in {encoders['batches']:,} batches"
+    )
+    names = {"encoder_queue_s": "waiting", "encode_s": "encoding", "embedding_s": "embeddings' way"}
+    means = [f"{name} {encoders[key]['mean'] * 1e3:,.1f} ms" for key, name in names.items() if encoders[key]["mean"]]
+    return f"{line}; {', '.join(means)} on average" if means else line
 
 
 def _objectives(slo: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from servetwin.core.errors import InputError
 from servetwin.core.registry import Registry
+from servetwin.core.units import NS_PER_S
 from servetwin.engine.base import NOT_YET, EngineSettings, FirstToken, InstanceLog, Ordering, RequestLog, Scheduler
 from servetwin.memory.tiers import TierLog, TierSpec, TiersSpec
 from servetwin.step.base import StepModel
@@ -201,9 +202,16 @@ class EncoderPool:
     bytes_per_token
         Of one embedding on its way to the instance that computes the prompt.
     bandwidth_bytes_per_s, latency_ns
-        Of each encoder's port.
+        Of each encoder's port, and of a transfer from end to end. Where KV has a network in which the encoders have
+        ports, that one's figures count.
     device
         Name of the encoders' accelerator, for reports.
+    cap_bytes_per_s
+        Most that one transfer takes; None: nothing but the ports limits it.
+    instance_bytes_per_s
+        Of each instance's port, where KV has no such network; empty: as of an encoder's.
+    interval_ns
+        Over which the use of such ports is added up.
     """
 
     workers: int
@@ -213,6 +221,13 @@ class EncoderPool:
     bandwidth_bytes_per_s: float
     latency_ns: int = 0
     device: str = ""
+    cap_bytes_per_s: float | None = None
+    instance_bytes_per_s: Sequence[float] = ()
+    interval_ns: int = NS_PER_S
+
+    def num_bytes(self, tokens: int) -> int:
+        """Return the bytes of a request's embeddings."""
+        return round(tokens * self.bytes_per_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +239,7 @@ class EncoderLog:
     start_ns, end_ns
         Of the batch that encoded a request.
     landed_ns
-        When its embeddings were with the router's choice: it then arrives there.
+        When its embeddings were with the router's choice: it then joins that instance's queue.
     worker
         Which encoder.
     """

@@ -16,7 +16,7 @@ from servetwin.engine.request import WANTED, Request
 from servetwin.workload.base import Contents, Workload
 from servetwin.workload.coarse import keys_of
 
-ARRIVAL, HANDOVER, LANDING, RECALL, ENCODER, STEP, CONTROL = range(7)
+ARRIVAL, HANDOVER, LANDING, EMBEDDING, RECALL, ENCODER, STEP, CONTROL = range(8)
 """Kinds of events, in the order in which they are served at one time."""
 
 
@@ -56,6 +56,8 @@ class Handovers:
         self._instances = instances
         self._events = events
         self._choose, self._reject, self._came, self._notify = choose, reject, came, notify
+        self.land_other: Callable[[int, int], None] | None = None
+        """Takes the number of a transfer that has landed and is not of KV, where others use the network, too."""
         self._rows: dict[int, int] = {}
         self.steps: StepsOnLinks | None = None
         """Steps that share links with KV, where they do."""
@@ -123,6 +125,9 @@ class Handovers:
         if self._how.transfers is None:
             return
         for transfer in self._how.transfers.advance(now_ns):
+            if self.land_other is not None and transfer not in self._rows:
+                self.land_other(transfer, now_ns)
+                continue
             row = self._rows.pop(transfer)
             self._requests.landed_ns[row] = now_ns
             self._let_go(row, now_ns)

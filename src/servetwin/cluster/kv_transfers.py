@@ -37,6 +37,8 @@ class KvPort:
     bandwidth_bytes_per_s: float
     kv_bytes_per_token: int
     layers: int = 1
+    latency_ns: float | None = None
+    """Its part of a transfer's latency; None: half."""
 
 
 class KvTransfers:
@@ -52,7 +54,7 @@ class KvTransfers:
     Parameters
     ----------
     ports
-        One per instance, in order.
+        One per instance, in order; then those of others that use the network (encoders).
     latency_ns
         Of a transfer, from end to end.
     message_tokens, message_ns
@@ -90,7 +92,8 @@ class KvTransfers:
         graph = FlowGraph()
         graph.add_node(FABRIC)
         for port in ports:
-            graph.add_link(port.name, FABRIC, port.bandwidth_bytes_per_s, latency_ns / 2, message_ns=message_ns / 2)
+            own_ns = latency_ns / 2 if port.latency_ns is None else port.latency_ns
+            graph.add_link(port.name, FABRIC, port.bandwidth_bytes_per_s, own_ns, message_ns=message_ns / 2)
         self.overlaps = by_layer
         self._ports = ports
         self._message_tokens = message_tokens
@@ -101,7 +104,7 @@ class KvTransfers:
         self._link_times = link_times
         self._ways = [(*graph.path(port.name, FABRIC), *graph.path(FABRIC, port.name)) for port in ports]
         """Both directions of each port."""
-        self._instance_at = {link: number for number, way in enumerate(self._ways) for link in way}
+        self._instance_at = {link: number for number, way in enumerate(self._ways[: len(link_times)]) for link in way}
 
     def start(self, now_ns: int, source: int, target: int, tokens: int, *, produced_ns: int = 0) -> int:
         """See `Transfers`; ``produced_ns`` counts only layer by layer."""
@@ -161,14 +164,19 @@ class KvTransfers:
 
     def link_records(self) -> list[LinkRecord]:
         """Return what each direction of each link has carried so far."""
-        use = self.network.link_use()
-        return [
-            LinkRecord(
-                link.name,
-                link.bandwidth_bytes_per_s,
-                self._interval_ns,
-                use.start_ns[use.link == link.index],
-                use.moved_bytes[use.link == link.index],
-            )
-            for link in self.network.graph.links
-        ]
+        return link_records_of(self.network, self._interval_ns)
+
+
+def link_records_of(network: FlowNetwork, interval_ns: int) -> list[LinkRecord]:
+    """Return what each direction of each link of a network has carried so far, added up over ``interval_ns``."""
+    use = network.link_use()
+    return [
+        LinkRecord(
+            link.name,
+            link.bandwidth_bytes_per_s,
+            interval_ns,
+            use.start_ns[use.link == link.index],
+            use.moved_bytes[use.link == link.index],
+        )
+        for link in network.graph.links
+    ]

@@ -54,6 +54,8 @@ class Routing:
         self.watches_steps = several and bool(self.reads & {"waiting", "running", "kv_used_blocks"})
         self.watches_ends = several and "outstanding" in self.reads and not self.watches_steps
         self._live = self._empty_view()
+        self._on_the_way = [0] * len(specs)
+        """Requests whose embeddings are on their way to each instance: they wait there."""
         self._stale: ClusterView | None = None
         self._stale_ns = 0
         self.reusable_tokens: Callable[[int, int, int], int] = _nothing
@@ -125,7 +127,8 @@ class Routing:
     def look_at(self, instance: Instance) -> None:
         """Bring an instance's part of the view up to date."""
         number, view = instance.number, self._live
-        waiting, running = len(instance.waiting) + len(instance.loading), len(instance.running)
+        waiting = len(instance.waiting) + len(instance.loading) + self._on_the_way[number]
+        running = len(instance.running)
         view.waiting[number] = waiting
         view.running[number] = running
         view.outstanding[number] = waiting + running
@@ -134,6 +137,18 @@ class Routing:
     def came(self, number: int) -> None:
         """Count a request that came to an instance."""
         self._live.outstanding[number] += 1
+
+    def set_out(self, instance: Instance) -> None:
+        """Count a request whose embeddings set out for an instance: it has come, but cannot be served yet."""
+        self._on_the_way[instance.number] += 1
+        if self.watches_ends:
+            self.came(instance.number)
+        if self.watches_steps:
+            self.look_at(instance)
+
+    def arrived(self, number: int) -> None:
+        """Take note that such a request joins the instance's queue."""
+        self._on_the_way[number] -= 1
 
     def left(self, number: int) -> None:
         """Count a request that left it."""

@@ -1,8 +1,8 @@
 """The event loop: arrivals, routing, the steps of all instances, and what a request's end releases.
 
 What steps by itself is a *unit*: an instance, or a group of them in lockstep or with a pipeline. Equal times are
-served in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, recalls from tiers (by
-row), step ends and wake-ups (by unit), control events.
+served in this order: arrivals (by row), hand-overs between instances (by row), landings of KV, landings of embeddings,
+recalls from tiers (by row), encoders' batches, step ends and wake-ups (by unit), control events.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from servetwin.cluster.base import (
     Router,
     SimulationOutcome,
 )
+from servetwin.cluster.embeddings import EmbeddingTransfers
 from servetwin.cluster.encoders import Encoders
 from servetwin.cluster.handovers import (
     ARRIVAL,
     CONTROL,
+    EMBEDDING,
     ENCODER,
     HANDOVER,
     LANDING,
@@ -162,12 +164,25 @@ class _Loop:
         self._handovers = self._make_handovers(disaggregation) if disaggregation else None
         self._steps_on_links = self._share_links(disaggregation, self._handovers)
         self._encoders: Encoders | None = None
+        self._embeddings: EmbeddingTransfers | None = None
 
     def encode_by(self, pool: EncoderPool | None) -> None:
         """Put encoders in front of the router, if anything is for them."""
         tokens = self.workload.encoder_tokens
-        if pool is not None and tokens is not None:
-            self._encoders = Encoders(pool, tokens, self.events)
+        if pool is None or tokens is None:
+            return
+        self._embeddings = EmbeddingTransfers(pool, [spec.name for spec in self.specs], self.disaggregation)
+        self._encoders = Encoders(
+            pool,
+            tokens,
+            self.events,
+            self._embeddings,
+            place=self._place_encoded,
+            join=self._join_encoded,
+            expect_kv=self._handovers.expect if self._handovers else _nothing,
+        )
+        if self._handovers and self._embeddings.shared:
+            self._handovers.land_other = self._encoders.land_one
 
     def _make_handovers(self, disaggregation: Disaggregation) -> Handovers:
         return Handovers(
@@ -223,7 +238,10 @@ class _Loop:
             complete=complete,
             notices=self._notices(),
             handoff_ns=self.disaggregation.handoff_ns if self.disaggregation else 0,
-            links=link_records(self.disaggregation),
+            links=[
+                *link_records(self.disaggregation),
+                *(self._embeddings.link_records() if self._embeddings else ()),
+            ],
             tiers=self.tiers.records(self._now_ns),
         )
 
@@ -290,7 +308,11 @@ class _Loop:
                 self._arrive(number, now_ns, int(w.prompt_tokens[number]), int(w.output_tokens[number]))
             elif kind == ENCODER and self._encoders:
                 self._now_ns = now_ns
-                self._encoders.look(now_ns)
+                self._encoders.act(number, now_ns)
+            elif kind == EMBEDDING and self._encoders:
+                if self._encoders.due_ns == now_ns:
+                    self._now_ns = now_ns
+                    self._encoders.land(now_ns)
             elif kind == HANDOVER and self._handovers:
                 self._now_ns = now_ns
                 self._handovers.come(number, now_ns)
@@ -383,34 +405,57 @@ class _Loop:
         heapq.heappush(self.events, (server_ns, ARRIVAL, row))
 
     def _arrive(self, row: int, now_ns: int, prompt_tokens: int, output_tokens: int) -> None:
-        requests, w = self.requests, self.workload
-        if requests.arrival_ns[row] < 0:
-            requests.arrival_ns[row] = now_ns
-            if self._encoders and self._encoders.take(row, now_ns):
-                return
+        self.requests.arrival_ns[row] = now_ns
+        if self._encoders and self._encoders.take(row, now_ns):
+            return
+        number = self._place(row, now_ns, prompt_tokens, output_tokens)
+        if number is not None:
+            self._join(row, number, now_ns, prompt_tokens, output_tokens)
+            if self._watches_ends:
+                self.routing.came(number)
+
+    def _place(self, row: int, now_ns: int, prompt_tokens: int, output_tokens: int) -> int | None:
+        """Return the instance to which a row goes first; None where it is rejected."""
         number = 0
         if self._routes:
             chosen = self._routed_to(row) if self._routed else self.routing.choose(row, now_ns, prompt_tokens)
             if chosen is None:
                 self._reject(row, self.routing.nobody(row), now_ns)
-                return
+                return None
             number = chosen
-        requests.instance[row] = number
+        self.requests.instance[row] = number
         instance = self.instances[number]
         here = 1 if instance.hands_over else output_tokens
         if prompt_tokens + here > instance.longest_request:
             self._reject(row, rejection_reason(instance.settings, prompt_tokens, here), now_ns)
-            return
+            return None
+        return number
+
+    def _join(self, row: int, number: int, now_ns: int, prompt_tokens: int, output_tokens: int) -> None:
+        """Put a row into an instance's queue."""
+        w, instance = self.workload, self.instances[number]
         priority = int(w.priority[row]) if w.priority is not None else 0
         key = (now_ns, row) if instance.fifo else instance.order_key(row, now_ns, priority, prompt_tokens)
         request = Request(row, key, prompt_tokens, output_tokens, now_ns)
         if instance.settings.enable_prefix_caching:
             request.keys = keys_of(self.contents, row, instance.settings.block_size)
         instance.waiting.push(request)
-        if self._watches_ends:
-            self.routing.came(number)
         if self._watches_steps or self.units[self._unit_of[number]].may_notice:
             self._notify(number, now_ns)
+
+    def _place_encoded(self, row: int, now_ns: int) -> int | None:
+        """Return the instance to which the embeddings of a row go; None where it is rejected."""
+        w = self.workload
+        number = self._place(row, now_ns, int(w.prompt_tokens[row]), int(w.output_tokens[row]))
+        if number is not None:
+            self.routing.set_out(self.instances[number])
+        return number
+
+    def _join_encoded(self, row: int, number: int, now_ns: int) -> None:
+        """Let a row join whose embeddings have come."""
+        w = self.workload
+        self.routing.arrived(number)
+        self._join(row, number, now_ns, int(w.prompt_tokens[row]), int(w.output_tokens[row]))
 
     def _notify(self, number: int, now_ns: int) -> None:
         """Tell an instance that somebody came to it, or that it has more room."""
@@ -485,6 +530,10 @@ class _Loop:
         for spec in self.specs:
             notices += [notice for notice in spec.timing.notices if notice not in notices]
         return notices
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class _Arrived:

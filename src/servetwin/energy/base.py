@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from servetwin.core.errors import InputError
 from servetwin.hardware.power import DevicePower
 from servetwin.step.clocks import Governor
+from servetwin.step.encoder_time import EncoderWork
 from servetwin.step.work_columns import StepColumns, StepWork
 
 ACCELERATORS = "accelerators"
+
+ENCODERS = "encoders"
+"""The name under which encoders are accounted."""
 
 COMPONENTS = (
     ACCELERATORS,
@@ -146,48 +150,32 @@ def memory_component(device: str) -> str:
     return "cxl" if device.casefold().startswith("cxl") else "dram"
 
 
-@dataclass(frozen=True, slots=True)
-class PoolPower:
-    """What the energy model knows of one pool.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwarePower:
+    """Power of equal accelerators in equal nodes.
 
     Attributes
     ----------
     device
         Power of one accelerator.
-    work
-        What steps compute over an instance's accelerators.
     accelerators
         Of one instance.
     instances
         Of the pool.
     node, node_accelerators
         Nodes, and how many accelerators each holds, used or not.
-    governor
-        What chose the clocks; None: all steps ran at the highest.
-    ffn_of
-        Of FFN devices: the pool whose attention ranks they serve; empty for all others.
     sleep_after_s, sleep_w
         An instance's accelerators go to sleep when it has been idle so long; None: never.
-    memory
-        Memory that computes beside each instance's accelerators.
-    loads
-        What steps load of weights and KV that lie elsewhere.
     """
 
     name: str
     device: DevicePower
-    work: StepWork
     accelerators: int
     instances: int
     node: NodePower = field(default_factory=NodePower)
     node_accelerators: int = 1
-    governor: Governor | None = None
-    thermal: Thermal | None = None
     sleep_after_s: float | None = None
     sleep_w: float = 0.0
-    memory: MemoryEnergy | None = None
-    loads: LoadedBytes | None = None
-    ffn_of: str = ""
 
     @property
     def nodes(self) -> int:
@@ -198,6 +186,56 @@ class PoolPower:
     def spare_accelerators(self) -> int:
         """Accelerators in its nodes that belong to no instance; they are idle."""
         return self.nodes * self.node_accelerators - self.accelerators * self.instances
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPower(HardwarePower):
+    """What the energy model knows of one pool.
+
+    Attributes
+    ----------
+    work
+        What steps compute over an instance's accelerators.
+    governor
+        What chose the clocks; None: all steps ran at the highest.
+    ffn_of
+        Of FFN devices: the pool whose attention ranks they serve; empty for all others.
+    memory
+        Memory that computes beside each instance's accelerators.
+    loads
+        What steps load of weights and KV that lie elsewhere.
+    """
+
+    work: StepWork
+    governor: Governor | None = None
+    thermal: Thermal | None = None
+    memory: MemoryEnergy | None = None
+    loads: LoadedBytes | None = None
+    ffn_of: str = ""
+
+
+class BatchWork(Protocol):
+    """What encoders' batches compute."""
+
+    def work(self, tokens: Sequence[int]) -> EncoderWork:
+        """Return the work of a batch with so many embeddings of each request."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderPower(HardwarePower):
+    """What the energy model knows of encoders, each of which is an instance of one accelerator.
+
+    Attributes
+    ----------
+    work
+        What their batches compute; None: it is not known, and ``busy_w`` counts.
+    busy_w
+        What an encoder draws while it runs a batch, at least its standby power; None: it follows from the work.
+    """
+
+    work: BatchWork | None = None
+    busy_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.core.units import NS_PER_S
-from servetwin.energy.base import PoolPower
+from servetwin.energy.base import HardwarePower, PoolPower
 from servetwin.energy.curves import PowerCurve, pulses
 from servetwin.energy.steps import InstanceSteps
 from servetwin.hardware.power import DevicePower
@@ -103,7 +103,7 @@ def busy_times(steps: InstanceSteps) -> tuple[Times, Times]:
     return start[begins], end[np.append(begins[1:], True)]
 
 
-def state_curve(pool: PoolPower, busy: tuple[Times, Times], end_ns: int) -> PowerCurve:
+def state_curve(pool: HardwarePower, busy: tuple[Times, Times], end_ns: int) -> PowerCurve:
     """Return what an instance's accelerators draw in whatever state they are, steps' own energy aside.
 
     Standby while a step runs and ``standby_s`` after it, then idle, then asleep if the pool sleeps. Before the first

@@ -13,11 +13,12 @@ from servetwin.cluster.base import SimulationOutcome
 from servetwin.core.errors import InputError
 from servetwin.core.units import NS_PER_S
 from servetwin.energy.attribution import request_shares
-from servetwin.energy.base import COMPONENTS, PoolPower, Traffic
+from servetwin.energy.base import COMPONENTS, EncoderPower, PoolPower, Traffic
 from servetwin.energy.curves import PowerCurve, total
+from servetwin.energy.encoders import record_encoders
 from servetwin.energy.ffn import record_ffn
 from servetwin.energy.pool import PoolRecord, last_ns, record_pool
-from servetwin.energy.traffic import kv_transfers
+from servetwin.energy.traffic import embedding_transfers, kv_transfers
 
 Floats = NDArray[np.float64]
 
@@ -34,19 +35,24 @@ class EnergyModel:
         By which the instances of an outcome are found.
     pue
         Power of the site by power of its computers.
+    encoders
+        Where there are any.
     """
 
     pools: Sequence[PoolPower]
     pue: float = 1.0
+    encoders: EncoderPower | None = None
 
     def measure(self, outcome: SimulationOutcome, traffic: Sequence[Traffic] = ()) -> Energy:
         """Return the energy of an outcome; it must not change any more."""
         rows = rows_by_instance(outcome)
-        traffic = [*traffic, *kv_transfers(outcome)]
+        traffic = [*traffic, *kv_transfers(outcome), *embedding_transfers(outcome)]
         records = [
             record_ffn(pool, outcome, rows) if pool.ffn_of else record_pool(pool, outcome, rows, traffic)
             for pool in self.pools
         ]
+        if self.encoders is not None:
+            records.append(record_encoders(self.encoders, outcome, traffic))
         return Energy(records, outcome, self.pue)
 
 
@@ -151,16 +157,24 @@ class Energy:
                     return total(item.accelerators)
         raise InputError(f"there is no instance number {instance}")
 
+    @property
+    def encoder_curves(self) -> list[PowerCurve]:
+        """The exact power of each encoder's accelerator."""
+        return [total(curves) for record in self.pools if record.encoders for curves in record.encoders.accelerators]
+
     @cached_property
     def step_j(self) -> float:
-        """What the steps take beyond standby and the rest of the nodes."""
-        return float(sum(item.step_j.sum() for record in self.pools for item in record.instances))
+        """What the steps, and encoders' batches, take beyond standby and the rest of the nodes."""
+        encoded_j = sum(record.encoders.request_j.sum() for record in self.pools if record.encoders)
+        return float(encoded_j + sum(item.step_j.sum() for record in self.pools for item in record.instances))
 
     @cached_property
     def request_step_j(self) -> Floats:
         """Energy of each request's share of its steps, shape ``(requests,)``; they add up to ``step_j``."""
         joules = np.zeros(len(self.outcome.workload))
         for record in self.pools:
+            if record.encoders is not None:
+                joules += record.encoders.request_j
             for item in record.instances:
                 joules += sum(request_shares(item.steps, item.step_j, item.decode_kv_j, len(joules)))
         return joules

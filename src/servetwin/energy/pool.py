@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.cluster.base import SimulationOutcome
-from servetwin.energy.base import ACCELERATORS, COMPONENTS, PoolPower, Traffic, memory_component
+from servetwin.energy.base import ACCELERATORS, COMPONENTS, HardwarePower, PoolPower, Traffic, memory_component
 from servetwin.energy.curves import PowerCurve, constant, pulses
 from servetwin.energy.instance import busy_times, state_curve, step_curve, step_energy
 from servetwin.energy.steps import InstanceSteps, steps_of
@@ -32,6 +32,14 @@ class InstanceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderRecord:
+    """Encoders: what batches take of each request beyond standby, ``(requests,)``, and what each accelerator draws."""
+
+    request_j: Floats
+    accelerators: Sequence[tuple[PowerCurve, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolRecord:
     """One pool: its instances, and the curves that add up to each component, losses and cooling excepted."""
 
@@ -39,6 +47,8 @@ class PoolRecord:
     psu_efficiency: float
     instances: Sequence[InstanceRecord]
     curves: dict[str, list[PowerCurve]]
+    encoders: EncoderRecord | None = None
+    """Where its accelerators are encoders, and no instances."""
 
 
 def record_pool(
@@ -58,16 +68,21 @@ def record_pool(
     curves = no_curves()
     instances = [_record(pool, outcome, i, rows[i], curves, end_ns) for i in numbers]
     add_surroundings(pool, curves, end_ns)
+    add_traffic(pool, curves, traffic)
+    return PoolRecord(pool.name, pool.node.psu_efficiency, instances, curves)
+
+
+def add_traffic(pool: HardwarePower, curves: dict[str, list[PowerCurve]], traffic: Sequence[Traffic]) -> None:
+    """Add what other rooms moved through parts of a pool's nodes."""
     for item in traffic:
         if item.pool == pool.name:
             joules = pool.node.parts[item.component].joules(item.num_bytes)
             lasting = np.maximum(item.end_ns - item.start_ns, 1)
             ends = item.start_ns + lasting
             curves[item.component].append(pulses(item.start_ns, ends, joules / lasting * 1e9))
-    return PoolRecord(pool.name, pool.node.psu_efficiency, instances, curves)
 
 
-def add_surroundings(pool: PoolPower, curves: dict[str, list[PowerCurve]], end_ns: int) -> None:
+def add_surroundings(pool: HardwarePower, curves: dict[str, list[PowerCurve]], end_ns: int) -> None:
     """Add what a pool's nodes draw whatever happens: accelerators that nobody uses, host and other parts at rest."""
     if pool.spare_accelerators:
         curves[ACCELERATORS].append(constant(pool.spare_accelerators * pool.device.idle_w, end_ns))
@@ -86,7 +101,7 @@ def last_ns(outcome: SimulationOutcome) -> int:
     return max([outcome.end_ns, 1, *(log.end_ns[-1] for log in outcome.logs if log.end_ns)])
 
 
-def _background(pool: PoolPower) -> dict[str, float]:
+def _background(pool: HardwarePower) -> dict[str, float]:
     node = pool.node
     parts = {name: part.background_w for name, part in node.parts.items()}
     return {"base": node.base_w, "host": node.host_idle_w, **parts}
@@ -125,7 +140,7 @@ def _record(
     return InstanceRecord(number, steps, decode_kv_j, step_j, accelerators, pool.accelerators)
 
 
-def host_power_w(pool: PoolPower) -> float:
+def host_power_w(pool: HardwarePower) -> float:
     """Return what an instance's steps add to the host's power, within the processors' limit shared by all instances."""
     node = pool.node
     wanted = node.host_active_w * pool.accelerators

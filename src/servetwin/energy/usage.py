@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from servetwin.cluster.base import SimulationOutcome
 from servetwin.energy.attribution import request_shares
+from servetwin.energy.base import ENCODERS
+from servetwin.energy.encoders import encoder_seconds
 from servetwin.energy.model import Energy, rows_by_instance
 from servetwin.energy.steps import steps_of
 
@@ -39,4 +41,6 @@ def accelerator_seconds(
         of_prompts, of_outputs = request_shares(steps, seconds, np.zeros_like(seconds), count)
         prompts += of_prompts
         outputs += of_outputs
+    if ENCODERS in accelerators:
+        prompts += encoder_seconds(outcome)
     return prompts, outputs

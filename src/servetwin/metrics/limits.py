@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.engine.base import EngineSettings
-from servetwin.metrics.encoding import encoder_columns, encoder_summary
 from servetwin.metrics.limits_between import WAITING_MATTERS, Limit, in_percent, in_time, what_limits_between
+from servetwin.metrics.limits_encoders import what_limits_encoding
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, Scope, busy_starts, column, latencies_s
 from servetwin.step.base import StepModel, StepShape
 from servetwin.step.plans.base import ExecutionPlan
@@ -43,21 +43,17 @@ def what_limits(records: Records) -> Limit:
     A request waits because ``max_num_seqs`` requests run, because the step's token budget is spent, or because no KV
     blocks are free; the state of each instance at steps with a queue tells which. Where waiting is less than 5 % of
     the mean end-to-end time, the time of a step is the limit, or there is little load. Where prefill and decode are
-    apart, the way between them may be the limit, or the room on the decode side.
+    apart, the way between them may be the limit, or the room on the decode side; where there are encoders, these or the
+    way of embeddings.
     """
     completed = int(records.completed.sum())
     if not completed:
         return Limit("nothing_completed", "No request completed, so nothing can be said of what limits the deployment.")
     load = _load(records)
     causes = _causes(records)
-    encoding_s, encoding_share = _encoder_queue(records)
-    if encoding_share >= max(WAITING_MATTERS, load.waiting_share):
-        busy = encoder_summary(records)["encoders"]["busy_fraction"]
-        return Limit(
-            "encoders",
-            f"Requests wait for the encoders, which are busy {in_percent(busy)} of the time: waiting for them takes "
-            f"{in_time(encoding_s)}, {encoding_share:.0%} of the mean end-to-end time.",
-        )
+    encoding = what_limits_encoding(records, load.waiting_share)
+    if encoding:
+        return encoding
     if load.preemptions >= _PREEMPTIONS_MATTER * completed:
         return _limited(records, _BLOCKS, load)
     between = what_limits_between(records, load.waiting_share, held=bool(causes) and _is_held(records, causes))
@@ -66,15 +62,6 @@ def what_limits(records: Records) -> Limit:
     if load.waiting_share >= WAITING_MATTERS and causes:
         return _limited(records, causes.most_common(1)[0][0], load)
     return _hardly_waiting(records, load)
-
-
-def _encoder_queue(records: Records) -> tuple[float, float]:
-    """Return how long completed requests waited for encoders, on average, and the share of their end-to-end time."""
-    if records.outcome.encoding is None:
-        return 0.0, 0.0
-    waited_s = np.nan_to_num(encoder_columns(records)["encoder_queue_s"][records.completed])
-    elapsed_ns = (records.finish_ns - records.arrival_ns)[records.completed]
-    return float(waited_s.mean()), float(waited_s.sum() * 1e9 / max(1, int(elapsed_ns.sum())))
 
 
 def _load(records: Records) -> _Load:
@@ -103,10 +90,13 @@ def _load(records: Records) -> _Load:
 
 def _elsewhere_ns(records: Records, done: NDArray[np.int64]) -> float:
     """Return the time that requests spent before they ran on the instance that decoded them, queueing aside; summed."""
+    encoded = float((records.joined_ns[done] - records.arrival_ns[done]).sum(dtype=np.float64))
     if not records.apart:
-        return 0.0
+        return encoded
     moved = done[records.handed_over[done]]
-    return float((records.decode_admitted_ns[moved] - records.first_scheduled_ns[moved]).sum(dtype=np.float64))
+    return encoded + float(
+        (records.decode_admitted_ns[moved] - records.first_scheduled_ns[moved]).sum(dtype=np.float64)
+    )
 
 
 def _is_held(records: Records, causes: Counter[str]) -> bool:

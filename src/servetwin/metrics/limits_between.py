@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,8 @@ class Limit(NamedTuple):
     ----------
     kind
         ``"max_num_seqs"``, ``"max_num_batched_tokens"``, ``"kv_blocks"``, ``"scheduling"``, ``"back_pressure"``,
-        ``"transfer"``, ``"encoders"``, ``"step_time"``, ``"load"`` (there is little) or ``"nothing_completed"``.
+        ``"transfer"``, ``"encoders"``, ``"embeddings"``, ``"step_time"``, ``"load"`` (there is little) or
+        ``"nothing_completed"``.
     sentence
         The same for a reader, with the numbers.
     """
@@ -66,12 +68,18 @@ def _transfer_sentence(records: Records, seconds: float, share: float) -> str:
         f"The way from prefill to decode takes {in_time(seconds)}, {share:.0%} of the mean end-to-end time, "
         f"of which software's hand-off is {handoff}"
     )
-    busiest = max(((_mean_use(records, link), link.name) for link in records.outcome.links), default=None)
-    return (
-        f"{sentence}; the busiest link, {busiest[1]}, is used to {in_percent(busiest[0])}."
-        if busiest
-        else f"{sentence}."
-    )
+    names = {spec.name for spec in records.instances}
+    return f"{sentence}{busiest_link(records, [link for link in records.outcome.links if names & _ends(link)])}."
+
+
+def busiest_link(records: Records, links: Sequence[LinkRecord]) -> str:
+    """Return the end of a sentence: which of some links was used most; nothing where there are none."""
+    use, name = max(((_mean_use(records, link), link.name) for link in links), default=(0.0, ""))
+    return f"; the busiest link, {name}, is used to {in_percent(use)}" if name else ""
+
+
+def _ends(link: LinkRecord) -> set[str]:
+    return set(link.name.split("->"))
 
 
 def _mean_use(records: Records, link: LinkRecord) -> float:

@@ -18,6 +18,9 @@ from servetwin.metrics.timeline import Grid, busy_fraction, timeline, transferri
 Series = dict[str, NDArray[Any]]
 """Values per interval, by metric."""
 
+NamedSeries = tuple[str, str, Series]
+"""Kind and name of a resource, and its series."""
+
 RESOURCE_METRICS = (
     "running",
     "waiting",
@@ -30,7 +33,7 @@ RESOURCE_METRICS = (
 """Of an instance or a pool; ``transferring`` comes last where prefill and decode are apart."""
 
 
-def resource_series(records: Records, grid: Grid) -> Iterator[tuple[str, str, Series]]:
+def resource_series(records: Records, grid: Grid) -> Iterator[NamedSeries]:
     """Yield kind (``"instance"``, ``"pool"``, ``"link"``, ``"encoder"``, ``"tier"``), name and series of all resources.
 
     Of links, those that were used.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from servetwin.engine.base import STATE_NAMES
 from servetwin.metrics.breakdown import breakdown_ns
 from servetwin.metrics.encoding import encoder_columns
 from servetwin.metrics.records import EVERY_ROW, Integers, Records, latencies_s
-from servetwin.metrics.resources import resource_series
+from servetwin.metrics.resources import NamedSeries, resource_series
 from servetwin.metrics.tiers import recall_ns, tier_tokens
 from servetwin.metrics.timeline import Grid
 from servetwin.metrics.tokens import TokenLog
@@ -83,14 +83,15 @@ def _tiers(records: Records) -> Table:
     return {"tier_tokens": tier_tokens(records), "recall_s": waited}
 
 
-def resources_table(records: Records, grid: Grid) -> Table:
+def resources_table(records: Records, grid: Grid, more: Iterable[NamedSeries] = ()) -> Table:
     """Return the time series of all resources as a long table: by time, then resource, then metric.
 
-    Resources are the instances, the pools where there are several, the links that carry KV, and KV tiers.
+    Resources are the instances, the pools where there are several, the links that carry KV or embeddings, encoders, and
+    KV tiers; ``more`` are appended.
     """
     keys: list[tuple[str, str, str]] = []
     columns: list[NDArray[Any]] = []
-    for kind, name, series in resource_series(records, grid):
+    for kind, name, series in (*resource_series(records, grid), *more):
         keys += [(kind, name, metric) for metric in series]
         columns += series.values()
     named = [np.tile(np.array(part, dtype=object), grid.count) for part in zip(*keys, strict=True)]

@@ -57,6 +57,10 @@ class FlowGraph:
         """All nodes, in the order in which they were added."""
         return list(self._from)
 
+    def has_node(self, name: str) -> bool:
+        """Return whether there is a node of this name."""
+        return name in self._from
+
     def add_node(self, name: str) -> None:
         """Add a node, if it is not there yet."""
         self._from.setdefault(name, [])

@@ -8,8 +8,9 @@ A flow has two parts: while it is sent it takes its share of every link of its p
 path's latency, and takes nothing. Flows on the same path, with the same cap and priority, are alike at any time, so
 they are kept as one bundle: a start or an end costs as much as there are bundles, not flows.
 
-Steps of instances whose collectives or loads cross the links, too, may take part (`FlowNetwork.begin_step`): they take their
-share, last longer while others take theirs, and are no flows: nothing of them lands, and no use of links is recorded.
+Steps of instances whose collectives or loads cross the links, too, may take part (`FlowNetwork.begin_step`): they take
+their share, last longer while others take theirs, and are no flows: nothing of them lands, and the record of the links'
+use leaves them out.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ asks for all that its links can carry and gets the share ``s``; the rest of the 
 
     T = T_alone + max(0, t (1 / s - 1) - h),
 
-where ``t`` is the time that its bytes take alone, and ``h`` is how much longer they may take without delaying it; and on average it takes the part ``t / T`` of its links. Where ``s``
-changes in the middle, what is left of the step goes on at the new speed.
+where ``t`` is the time that its bytes take alone, and ``h`` is how much longer they may take without delaying it; on
+average it takes the part ``t / T`` of its links. Where ``s`` changes in the middle, what is left of the step goes on at
+the new speed.
 """
 
 from __future__ import annotations

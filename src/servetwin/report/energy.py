@@ -40,7 +40,7 @@ def energy_figures(summary: Mapping[str, Any], power: Table | None) -> list[Figu
 
 def energy_section(summary: Mapping[str, Any], figures: list[Figure]) -> str:
     """Return the section; empty where the scenario asks for nothing of it."""
-    parts = (_energy(summary), _cost(summary), _classes(summary), _carbon(summary))
+    parts = (_energy(summary), _pools(summary), _cost(summary), _classes(summary), _carbon(summary))
     tables = [table(header, rows) for header, rows in parts if rows]
     if not tables:
         return ""
@@ -72,6 +72,14 @@ def _energy(summary: Mapping[str, Any]) -> Rows:
         for name, joules in energy["components_j"].items()
     ]
     return ["component", "kWh", "share"], rows
+
+
+def _pools(summary: Mapping[str, Any]) -> Rows:
+    """Return each pool's energy, where there are several."""
+    pools: Mapping[str, float] = summary.get("energy", {}).get("pools_j", {})
+    total = sum(pools.values()) or 1.0
+    rows = [[escape(name), number(joules / 3.6e6), f"{joules / total:.1%}"] for name, joules in pools.items()]
+    return ["pool", "kWh", "share"], rows if len(rows) > 1 else []
 
 
 def _cost(summary: Mapping[str, Any]) -> Rows:

@@ -15,8 +15,9 @@ from servetwin.metrics.records import Records, latencies_s
 from servetwin.metrics.stats import Statistics
 from servetwin.metrics.tables import Table
 from servetwin.metrics.timeline import kv_blocks
-from servetwin.report.between import breakdown, links
+from servetwin.report.between import breakdown, link_use, moving
 from servetwin.report.distributions import distribution
+from servetwin.report.encoders import encoder_figures, encoder_section
 from servetwin.report.energy import energy_figures, energy_section, energy_tiles
 from servetwin.report.figures import heat, lines
 from servetwin.report.kv_tiers import tier_figures, tier_table
@@ -55,7 +56,10 @@ def run_report(
     latencies, over_time = _distributions(measurements, summary), _over_time(measurements, summary)
     several = len(summary["instances"]) > 1
     instances = [_outstanding(measurements)] if several else []
-    between = [breakdown(measurements), *links(measurements)] if measurements.records.apart else []
+    apart = measurements.records.apart
+    between = [breakdown(measurements), *link_use(measurements), moving(measurements)] if apart else []
+    encoders = encoder_figures(measurements)
+    encoders = [breakdown(measurements), *encoders] if encoders and not apart else encoders
     energy, tiers = energy_figures(summary, power), tier_figures(measurements)
     body = [
         _incomplete(summary),
@@ -64,13 +68,14 @@ def run_report(
         latency_table(summary),
         section("Latencies", charts(latencies)) if latencies else "",
         section("Over time", charts(over_time)) if over_time else "",
+        encoder_section(summary, encoders),
         section("Prefill and decode", charts(between) + pool_table(summary["pools"])) if between else "",
         section("KV tiers", charts(tiers) + tier_table(summary)) if "tiers" in summary else "",
         energy_section(summary, energy),
         section("Instances", charts(instances) + instance_table(summary["instances"])) if several else "",
         _notices(summary["notices"]),
     ]
-    figures = [*latencies, *over_time, *between, *tiers, *energy, *instances]
+    figures = [*latencies, *over_time, *encoders, *between, *tiers, *energy, *instances]
     return page(title, subtitle, "\n".join(body), figures)
 
 

@@ -6,22 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from servetwin.cluster.base import InstanceSpec, SimulationOutcome
+from servetwin.cluster.base import EncoderPool, InstanceSpec, SimulationOutcome
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.number_formats import number_format
-from servetwin.energy.base import LoadedBytes, MemoryEnergy, NodePower, Part, PoolPower, Thermal
+from servetwin.energy.base import LoadedBytes, MemoryEnergy, NodePower, PoolPower, Thermal
 from servetwin.energy.carbon import CarbonModel, Embodied
 from servetwin.energy.cost import CostModel, Owned, PoolPrice, RequestClass
 from servetwin.energy.lss import LssEnergyModel
 from servetwin.energy.model import Energy, EnergyModel
 from servetwin.energy.summary import energy_summary
-from servetwin.hardware.power import DevicePower, device_power
 from servetwin.llm.base import ModelArchitecture
 from servetwin.scenario.attention_ffn import ffn_replica
 from servetwin.scenario.cost_options import CostOptions, PriceOptions
+from servetwin.scenario.device_power import check_devices, is_called, node_accelerators, node_power, power_of
+from servetwin.scenario.encoder_power import encoder_power, encoder_replica
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.lss_power import lss_energy_model
-from servetwin.scenario.power_options import NodePowerOptions, PartPowerOptions, PowerOptions, RestPowerOptions
+from servetwin.scenario.power_options import PowerOptions
 from servetwin.scenario.schema import Scenario
 from servetwin.scenario.side_use import side_use
 from servetwin.step.clocks import ClockedPlan, ClockedStepModel, ClockPolicy, Governor
@@ -30,8 +31,6 @@ from servetwin.step.offload.traffic import StepLoads
 from servetwin.step.pim.model import PimStepModel
 from servetwin.step.pim.work import PimEnergy, PimWork
 from servetwin.step.work_columns import StepWork
-
-MOST_PER_NODE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,10 @@ class Accounting:
 
 
 def build_accounting(
-    scenario: Scenario, replicas: Sequence[Replica], instances: tuple[InstanceSpec, ...]
+    scenario: Scenario,
+    replicas: Sequence[Replica],
+    instances: tuple[InstanceSpec, ...],
+    encoders: EncoderPool | None = None,
 ) -> tuple[Accounting, tuple[InstanceSpec, ...]]:
     """Return what to reckon, and the instances with the clocks that caps allow.
 
@@ -75,19 +77,26 @@ def build_accounting(
     """
     energy: EnergyModel | LssEnergyModel | None = None
     replicas = [*replicas, *(ffn_replica(replica) for replica in replicas if replica.part == "attention")]
+    beside = encoder_replica(scenario, replicas[0].folder)
+    every = [*replicas, *([beside] if beside is not None else [])]
     thermal: dict[str, Thermal] = {}
     notices: list[str] = []
     if scenario.power is not None:
-        _check_devices(scenario.power.devices, replicas, "power.devices")
+        check_devices(scenario.power.devices, every, "power.devices")
         if scenario.power.lss is not None:
+            if beside is not None:
+                raise InputError("LLMServingSim's power model has no encoders; leave them out", where="power.lss")
             _refuse_ffn(replicas, "power.lss", "LLMServingSim's power model has one kind of device in a pool")
             energy, notices = lss_energy_model(
                 scenario.power.lss, replicas, _memories(replicas, instances), _loads(replicas, instances)
             )
         else:
             energy, thermal, notices, instances = _ours(scenario.power, replicas, instances)
+            if beside is not None and encoders is not None:
+                power, said = encoder_power(scenario, beside, encoders)
+                energy, notices = replace(energy, encoders=power), [*notices, *said]
     accounting = Accounting(
-        energy, _cost(scenario, replicas), _carbon(scenario, replicas), thermal, tuple(dict.fromkeys(notices))
+        energy, _cost(scenario, every), _carbon(scenario, every), thermal, tuple(dict.fromkeys(notices))
     )
     return accounting, instances
 
@@ -183,11 +192,10 @@ def _notices(options: PowerOptions, pools: Sequence[PoolPower]) -> list[str]:
 
 
 def _pool(options: PowerOptions, replica: Replica) -> PoolPower:
-    power = _device_power(options, replica)
+    power = power_of(options, replica)
     architecture = _architecture(replica)
     instances = replica.pool.replicas * replica.engine.data_parallel_size
     accelerators = replica.engine.accelerators_per_rank
-    per_node = options.node.accelerators if options.node and options.node.accelerators else None
     return PoolPower(
         name=replica.account,
         device=power,
@@ -195,7 +203,7 @@ def _pool(options: PowerOptions, replica: Replica) -> PoolPower:
         accelerators=accelerators,
         instances=instances,
         node=node_power(options.node) if options.node else NodePower(),
-        node_accelerators=per_node or min(MOST_PER_NODE, instances * accelerators),
+        node_accelerators=node_accelerators(options, instances * accelerators),
         thermal=None if replica.is_ffn else _thermal(options),
         sleep_after_s=options.sleep_after_s,
         sleep_w=options.sleep_w,
@@ -203,58 +211,9 @@ def _pool(options: PowerOptions, replica: Replica) -> PoolPower:
     )
 
 
-def _device_power(options: PowerOptions, replica: Replica) -> DevicePower:
-    device = replica.device
-    names = [name for name in options.devices if _is_called(replica, name)]
-    given: dict[str, float] = options.devices[names[0]].given if names else {}
-    if options.race_to_idle:
-        given = given | {"standby_s": 0.0}
-    where = f"power.devices.{names[0] if names else device.name}"
-    power = device_power(device, given, where=where)
-    if options.sleep_w > power.idle_w:
-        raise InputError(
-            f"{options.sleep_w:g} W is more than {device.name} draws when idle ({power.idle_w:g} W)",
-            where="power.sleep_w",
-        )
-    return power
-
-
-def _is_called(replica: Replica, name: str) -> bool:
-    if replica.pool.hardware is None:
-        return False
-    device = replica.device
-    known = {device.name, replica.device_name, *device.aliases}
-    return name.casefold() in {other.casefold() for other in known}
-
-
-def _check_devices(given: Mapping[str, object], replicas: Sequence[Replica], where: str) -> None:
-    for name in given:
-        if not any(_is_called(replica, name) for replica in replicas):
-            used = ", ".join(sorted({replica.device_name for replica in replicas if replica.device_name})) or "none"
-            raise InputError(f"no pool has a device {name!r}; devices of the cluster: {used}", where=f"{where}.{name}")
-
-
 def _thermal(options: PowerOptions) -> Thermal | None:
     given = options.thermal
     return None if given is None else Thermal(**given.model_dump())
-
-
-def node_power(options: NodePowerOptions) -> NodePower:
-    """Return a node's power as the energy model takes it."""
-    parts = {name: _part(getattr(options, name)) for name in ("dram", "cxl", "links", "switches", "nics", "storage")}
-    host = options.host
-    return NodePower(
-        base_w=options.base_w,
-        host_idle_w=host.idle_w,
-        host_active_w=host.per_active_accelerator_w,
-        host_limit_w=host.limit_w,
-        psu_efficiency=options.psu_efficiency,
-        **parts,
-    )
-
-
-def _part(options: PartPowerOptions | RestPowerOptions | None) -> Part:
-    return Part() if options is None else Part(**options.model_dump())
 
 
 def _governor(
@@ -294,7 +253,7 @@ def _cost(scenario: Scenario, replicas: Sequence[Replica]) -> CostModel | None:
     options = scenario.cost
     if options is None:
         return None
-    _check_devices(options.devices, replicas, "cost.devices")
+    check_devices(options.devices, replicas, "cost.devices")
     names = {replica.pool.name for replica in replicas}
     for name in options.plans:
         if name not in names:
@@ -315,7 +274,7 @@ def _cost(scenario: Scenario, replicas: Sequence[Replica]) -> CostModel | None:
 
 def _price(options: CostOptions, replica: Replica) -> PoolPrice:
     plan = options.plans.get(replica.pool.name, options.plan)
-    name = next((name for name in options.devices if _is_called(replica, name)), None)
+    name = next((name for name in options.devices if is_called(replica, name)), None)
     where = f"cost.devices.{name or replica.device_name or replica.pool.name}"
     given: PriceOptions = options.devices[name] if name else PriceOptions()
     price = getattr(given, plan)
@@ -338,11 +297,11 @@ def _carbon(scenario: Scenario, replicas: Sequence[Replica]) -> CarbonModel | No
         return None
     if scenario.power is None:
         raise InputError("emissions follow from energy: give power too", where="power")
-    _check_devices(options.embodied, replicas, "carbon.embodied")
+    check_devices(options.embodied, replicas, "carbon.embodied")
     embodied = {}
     for replica in replicas:
         for name, item in options.embodied.items():
-            if _is_called(replica, name):
+            if is_called(replica, name):
                 count = replica.engine.accelerators * replica.pool.replicas
                 embodied[replica.account] = Embodied(item.kg, item.lifetime_years, count)
     series = options.g_per_kwh if isinstance(options.g_per_kwh, tuple) else (options.g_per_kwh,)

@@ -24,7 +24,7 @@ from servetwin.scenario.auto_placement import with_placement
 from servetwin.scenario.cold_start import ready_ns
 from servetwin.scenario.disaggregation import make_disaggregation
 from servetwin.scenario.disaggregation_options import DisaggregationOptions
-from servetwin.scenario.encoders import build_encoders, encoder_notices
+from servetwin.scenario.encoders import build_encoders, encoder_notices, encoder_ports
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.load import LoadedScenario
@@ -77,9 +77,13 @@ class Deployment:
         scenario, options = self.scenario, self.disaggregation_options
         if options is None:
             return None
-        router = make_router(options.router, scenario.seed, "disaggregation.router")
         return make_disaggregation(
-            options, router, self.replicas, self.instances, seconds_to_ns(scenario.output.interval_s)
+            options,
+            make_router(options.router, scenario.seed, "disaggregation.router"),
+            self.replicas,
+            self.instances,
+            seconds_to_ns(scenario.output.interval_s),
+            encoder_ports(self.encoders, options.port) if self.encoders else (),
         )
 
     @property
@@ -138,21 +142,22 @@ def _build(loaded: LoadedScenario) -> Deployment:
         )
         for pool in scenario.cluster
     )
-    accounting, instances = build_accounting(
-        scenario, replicas, with_tiers(_instances(replicas), replicas, scenario.tiers)
-    )
+    workload = _call_models_by_name(build_workload(scenario.workload, scenario.seed, loaded.folder), replicas)
+    specs = with_tiers(_instances(replicas), replicas, scenario.tiers)
+    encoders = build_encoders(scenario, replicas, specs, workload)
+    accounting, instances = build_accounting(scenario, replicas, specs, encoders)
     deployment = Deployment(
         loaded=loaded,
         replicas=replicas,
         instances=instances,
-        workload=_call_models_by_name(build_workload(scenario.workload, scenario.seed, loaded.folder), replicas),
+        workload=workload,
         router=_router(scenario),
         staleness_ns=seconds_to_ns(scenario.router.staleness_s),
         front_end=_front_end(scenario),
         metric_options=MetricOptions(
             interval_s=scenario.output.interval_s, warmup_s=scenario.output.warmup_s, slo=scenario.slo.limits
         ),
-        encoders=build_encoders(scenario, replicas),
+        encoders=encoders,
         accounting=accounting,
     )
     check_plugins(deployment.instances, deployment.router, deployment.disaggregation())

@@ -12,7 +12,7 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GB, NS_PER_S, NS_PER_US, us_to_ns
 from servetwin.engine.base import FirstToken
 from servetwin.llm.parts import LatentAttention
-from servetwin.scenario.disaggregation_options import DisaggregationOptions
+from servetwin.scenario.disaggregation_options import DisaggregationOptions, PortOptions
 from servetwin.scenario.hardware import Replica
 
 DEFAULT_PORT_GB_PER_S = 50.0
@@ -48,8 +48,11 @@ def make_disaggregation(
     replicas: Sequence[Replica],
     instances: Sequence[InstanceSpec],
     interval_ns: int = NS_PER_S,
+    others: Sequence[KvPort] = (),
 ) -> Disaggregation:
     """Return how requests get from prefill to decode, for one run; the links' use is added up over ``interval_ns``.
+
+    ``others`` are ports of those that use the network beside the instances.
 
     Raises
     ------
@@ -59,9 +62,10 @@ def make_disaggregation(
     _check_pools(replicas)
     _check_used(options)
     facts = disaggregation_facts(options, replicas)
+    ports = _ports(options, replicas, instances)
     return Disaggregation(
         decode_router=router,
-        transfers=None if options.connector == "instant" else _transfers(options, replicas, instances, interval_ns),
+        transfers=_transfers(options, replicas, instances, [*ports, *others], interval_ns) if ports else None,
         handoff_ns=us_to_ns(facts["handoff_us"]),
         first_token=facts["first_token"],
         local_prompt_tokens=options.local_prompt_tokens,
@@ -86,17 +90,38 @@ def disaggregation_facts(options: DisaggregationOptions, replicas: Sequence[Repl
     }
 
 
-def _transfers(
-    options: DisaggregationOptions, replicas: Sequence[Replica], instances: Sequence[InstanceSpec], interval_ns: int
-) -> KvTransfers:
+def _ports(
+    options: DisaggregationOptions, replicas: Sequence[Replica], instances: Sequence[InstanceSpec]
+) -> list[KvPort]:
+    """Return the instances' ports; none where KV takes no way."""
+    if options.connector == "instant":
+        return []
     by_pool = {replica.pool.name: replica for replica in replicas}
-    port, cap = options.port, options.port.transfer_gb_per_s
-    per_port = DEFAULT_PORT_GB_PER_S if port.bandwidth_gb_per_s is None else port.bandwidth_gb_per_s
-    latency_us = DEFAULT_LATENCY_US if port.latency_us is None else port.latency_us
+    return [_port(spec, by_pool[spec.pool], port_bytes_per_s(options.port)) for spec in instances]
+
+
+def port_bytes_per_s(port: PortOptions) -> float:
+    """Return the bandwidth of one port."""
+    return (DEFAULT_PORT_GB_PER_S if port.bandwidth_gb_per_s is None else port.bandwidth_gb_per_s) * GB
+
+
+def port_latency_us(port: PortOptions) -> float:
+    """Return the latency of a transfer, from end to end."""
+    return DEFAULT_LATENCY_US if port.latency_us is None else port.latency_us
+
+
+def _transfers(
+    options: DisaggregationOptions,
+    replicas: Sequence[Replica],
+    instances: Sequence[InstanceSpec],
+    ports: Sequence[KvPort],
+    interval_ns: int,
+) -> KvTransfers:
+    cap = options.port.transfer_gb_per_s
     facts = disaggregation_facts(options, replicas)
     return KvTransfers(
-        [_port(spec, by_pool[spec.pool], per_port * GB) for spec in instances],
-        latency_us * NS_PER_US,
+        ports,
+        port_latency_us(options.port) * NS_PER_US,
         message_tokens=max(spec.settings.block_size for spec in instances),
         message_ns=facts["message_us"] * NS_PER_US * facts["messages_per_block"],
         cap_bytes_per_s=None if cap is None else cap * GB,

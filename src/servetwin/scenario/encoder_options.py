@@ -29,7 +29,7 @@ class EncoderTimeOptions(Options):
 
 
 class EncoderOptions(Options):
-    """Encoders through which requests with `encoder_tokens` go before they are routed."""
+    """Encoders through which requests with `encoder_tokens` go before an instance is chosen for them."""
 
     workers: int = Field(1, ge=1, le=65_536, description="Equal encoders, each on one device, that share one queue.")
     device: str | None = Field(None, description="Name of their device; needed with `model`.")
@@ -39,10 +39,20 @@ class EncoderOptions(Options):
         None, description="Embeddings of one image, within which patches attend; default: a request has one image."
     )
     max_batch_requests: int = Field(8, ge=1, le=65_536, description="Most requests that are encoded together.")
+    busy_w: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="What an encoder draws while it runs a batch, W; default: from what `model` computes; needed with "
+        "`time` where the scenario has `power`.",
+    )
     bytes_per_token: float | None = Field(
         None, gt=0, le=1e9, description="Of an embedding; default: the served model's hidden size in 16 bits."
     )
-    port: PortOptions = Field(PortOptions(), description="The way of embeddings from each encoder.")
+    port: PortOptions = Field(
+        PortOptions(),
+        description="Of each encoder, and of each accelerator of an instance where `disaggregation` has no ports.",
+    )
 
     @model_validator(mode="after")
     def _check_time(self) -> EncoderOptions:

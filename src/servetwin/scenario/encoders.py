@@ -1,46 +1,80 @@
-"""Wiring of the encoders in front of the router."""
+"""Wiring of the encoders in front of the instances."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from servetwin.cluster.base import EncoderPool, EncoderTime
+from servetwin.cluster.base import EncoderPool, EncoderTime, InstanceSpec
+from servetwin.cluster.embeddings import encoder_names
+from servetwin.cluster.kv_transfers import KvPort
 from servetwin.core.errors import InputError
-from servetwin.core.units import GB, us_to_ns
+from servetwin.core.units import GB, NS_PER_US, seconds_to_ns, us_to_ns
 from servetwin.hardware.catalogue import load_device
-from servetwin.scenario.disaggregation import DEFAULT_LATENCY_US, DEFAULT_PORT_GB_PER_S
+from servetwin.scenario.disaggregation import port_bytes_per_s, port_latency_us
+from servetwin.scenario.disaggregation_options import PortOptions
 from servetwin.scenario.encoder_options import EncoderOptions
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.schema import Scenario
-from servetwin.step.encoder_time import VISION_TRANSFORMERS, MeasuredEncoder, VisionEncoder
+from servetwin.step.encoder_time import MeasuredEncoder, VisionEncoder
+from servetwin.step.vision_transformer import VISION_TRANSFORMERS
 from servetwin.workload.base import Workload
 
 EMBEDDING_BYTES = 2
 
 
-def build_encoders(scenario: Scenario, replicas: Sequence[Replica]) -> EncoderPool | None:
+def build_encoders(
+    scenario: Scenario, replicas: Sequence[Replica], instances: Sequence[InstanceSpec], workload: Workload
+) -> EncoderPool | None:
     """Return the encoders of a scenario, None where it has none.
 
     Raises
     ------
     InputError
-        For a device that does not exist, or where the size of an embedding is not known.
+        For a device that does not exist, where the size of an embedding is not known, or where requests have something
+        to encode and there are no encoders.
     """
     options = scenario.encoders
     if options is None:
+        _check_nothing_to_encode(workload)
         return None
-    port = options.port
-    bandwidth = DEFAULT_PORT_GB_PER_S if port.bandwidth_gb_per_s is None else port.bandwidth_gb_per_s
+    bandwidth = port_bytes_per_s(options.port)
+    accelerators = {replica.pool.name: replica.engine.accelerators_per_rank for replica in replicas}
     return EncoderPool(
         workers=options.workers,
         time=_time(options, replicas),
         max_batch_requests=options.max_batch_requests,
         bytes_per_token=options.bytes_per_token or EMBEDDING_BYTES * _hidden_size(replicas, "encoders.bytes_per_token"),
-        bandwidth_bytes_per_s=bandwidth * GB,
-        latency_ns=us_to_ns(DEFAULT_LATENCY_US if port.latency_us is None else port.latency_us),
+        bandwidth_bytes_per_s=bandwidth,
+        latency_ns=us_to_ns(port_latency_us(options.port)),
         device=options.device or "",
+        cap_bytes_per_s=None if options.port.transfer_gb_per_s is None else options.port.transfer_gb_per_s * GB,
+        instance_bytes_per_s=[bandwidth * accelerators[spec.pool] for spec in instances],
+        interval_ns=seconds_to_ns(scenario.output.interval_s),
     )
+
+
+def encoder_ports(pool: EncoderPool, kv_port: PortOptions) -> list[KvPort]:
+    """Return the encoders' ports in the network of KV, in which instances have half of KV's latency."""
+    own_ns = max(0.0, pool.latency_ns - port_latency_us(kv_port) * NS_PER_US / 2)
+    return [
+        KvPort(name, pool.bandwidth_bytes_per_s, kv_bytes_per_token=0, latency_ns=own_ns)
+        for name in encoder_names(pool.workers)
+    ]
+
+
+def _check_nothing_to_encode(workload: Workload) -> None:
+    requests = _requests_to_encode(workload)
+    if requests:
+        raise InputError(
+            f"{requests:,} of {len(workload):,} requests have encoder_tokens, and no encoders are given; give encoders "
+            "(docs/encoders.md), or leave encoder_tokens out of the workload: prompt_tokens are then computed as text",
+            where="encoders",
+        )
+
+
+def _requests_to_encode(workload: Workload) -> int:
+    return 0 if workload.encoder_tokens is None else int((workload.encoder_tokens > 0).sum())
 
 
 def _time(options: EncoderOptions, replicas: Sequence[Replica]) -> EncoderTime:
@@ -67,14 +101,7 @@ def _hidden_size(replicas: Sequence[Replica], where: str) -> int:
 
 
 def encoder_notices(scenario: Scenario, workload: Workload) -> list[str]:
-    """Return what a reader should know of encoders and of requests for them."""
-    requests = 0 if workload.encoder_tokens is None else int((workload.encoder_tokens > 0).sum())
-    said = []
-    if scenario.encoders is None and requests:
-        said.append(f"{requests:,} requests have encoder_tokens and no encoders are given: encoding takes no time")
-    if scenario.encoders is not None:
-        if not requests:
-            said.append("no request has encoder_tokens: the encoders have nothing to do")
-        if scenario.power is not None or scenario.cost is not None:
-            said.append("power and cost leave the encoders out")
-    return said
+    """Return what a reader should know of encoders."""
+    if scenario.encoders is None or _requests_to_encode(workload):
+        return []
+    return ["no request has encoder_tokens: the encoders have nothing to do"]

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from servetwin._version import __version__
 from servetwin.cluster.base import SimulationOutcome
+from servetwin.cluster.embeddings import encoder_names
 from servetwin.core.errors import InputError, unknown_name
 from servetwin.core.units import NS_PER_S
 from servetwin.metrics.files import write_csv, write_parquet
 from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.options import MetricOptions
-from servetwin.metrics.tables import Table
+from servetwin.metrics.resources import NamedSeries
+from servetwin.metrics.tables import Table, resources_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,8 +125,19 @@ class Result:
 
     @property
     def resources(self) -> Table:
-        """Each instance over time, one row per interval, instance and metric, as columns."""
-        return self.measurements.resources
+        """Each resource over time, one row per interval, resource and metric, as columns; with encoders' power."""
+        if self.energy is None or not self.energy.encoder_curves:
+            return self.measurements.resources
+        return resources_table(self.measurements.records, self.measurements.grid, self._encoder_power(self.energy))
+
+    def _encoder_power(self, energy: Energy) -> list[NamedSeries]:
+        """Return the mean power of each encoder per interval, in watts."""
+        grid, curves = self.measurements.grid, energy.encoder_curves
+        bounds = np.append(grid.start_ns, grid.count * grid.interval_ns)
+        return [
+            ("encoder", name, {"power_w": curve.binned(bounds)})
+            for name, curve in zip(encoder_names(len(curves)), curves, strict=True)
+        ]
 
     @property
     def limit(self) -> str:

@@ -350,7 +350,7 @@ class Scenario(Options):
         None, description="How requests get from prefill to decode pools; default, where there are such: `nixl`."
     )
     encoders: EncoderOptions | None = Field(
-        None, description="Encoders of images in front of the router; default: encoding takes no time."
+        None, description="Encoders of images, see `docs/encoders.md`; needed where requests have `encoder_tokens`."
     )
     tiers: TiersField | None = Field(
         None, description="KV tiers of all pools that name none of their own, see `docs/kv-tiers.md`."
@@ -371,6 +371,11 @@ class Scenario(Options):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise PydanticCustomError("pools", "two pools have the name {name}", {"name": repr(twice[0])})
+        taken = sorted({"encoder", "encoders"} & set(names)) if self.encoders is not None else []
+        if taken:
+            raise PydanticCustomError(
+                "pools", "a pool may not have the name {name} beside encoders; rename it", {"name": repr(taken[0])}
+            )
         if self.disaggregation is not None and all(pool.role == "both" for pool in self.cluster):
             raise PydanticCustomError(
                 "roles", "disaggregation needs pools with role: prefill and role: decode; all have role: both"

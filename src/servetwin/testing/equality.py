@@ -10,6 +10,7 @@ from servetwin.cluster.base import SimulationOutcome
 from servetwin.engine.base import STATE_NAMES, InstanceLog
 from servetwin.testing.stepwise import StepwiseOutcome
 from servetwin.testing.stepwise_instance import StepwiseInstance
+from servetwin.testing.stepwise_kv_cache import StepwiseRequest
 
 
 def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
@@ -19,13 +20,14 @@ def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
     log = fast.requests
     for request in slow.requests:
         row = request.row
-        pairs = {
+        pairs: dict[str, tuple[object, object]] = {
             "state": (STATE_NAMES[log.state[row]], request.state),
             "reason": (log.reasons.get(row, ""), request.reason),
             "instance": (log.instance[row], request.instance),
             "arrival": (log.arrival_ns[row], request.arrival_ns),
             "first scheduled": (log.first_scheduled_ns[row], request.first_scheduled_ns),
             "token times": (tokens[row], request.token_times_ns),
+            **_encoding(fast, request),
             "finish": (log.finish_ns[row], request.finish_ns),
             "cached": (log.cached_tokens[row], request.cached_tokens),
             "recomputed": (log.recomputed_tokens[row], request.recomputed_tokens),
@@ -43,6 +45,19 @@ def differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:
     for number, (columns, instance) in enumerate(zip(fast.logs, slow.instances, strict=True)):
         found += [f"instance {number}: {line}" for line in _instance_differences(columns, instance)]
     return found
+
+
+def _encoding(fast: SimulationOutcome, request: StepwiseRequest) -> dict[str, tuple[object, object]]:
+    """Return what both engines say of a request's encoding."""
+    if fast.encoding is None:
+        return {}
+    log, row = fast.encoding, request.row
+    return {
+        "encoder": (log.worker[row], request.encoder),
+        "encoding began": (log.start_ns[row], request.encode_ns),
+        "encoding ended": (log.end_ns[row], request.encoded_ns),
+        "embeddings landed": (log.landed_ns[row], request.embedded_ns),
+    }
 
 
 def _tier_differences(fast: SimulationOutcome, slow: StepwiseOutcome) -> list[str]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
 
 from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Role, Router, Transfers, routers
 from servetwin.cluster.kv_transfers import KvPort, KvTransfers
 from servetwin.core.units import NS_PER_S
-from servetwin.step.base import StepModel, StepShape
 from servetwin.step.link_share import LinkTime
-from servetwin.step.plans.base import StageTime
 from servetwin.testing.random_groups import MOST_INSTANCES, random_group
+from servetwin.testing.random_link_times import random_link_times
 from servetwin.testing.random_scenarios import RandomScenario, random_instance, random_workload
 from servetwin.testing.transfers import (
     ConstantTransfers,
@@ -102,7 +100,7 @@ def _make_transfers(rng: np.random.Generator, instances: list[InstanceSpec]) -> 
         lambda: _flows(latency_ns, token_ns, instances, shares),
     ]
     kind = int(rng.choice([0, 1, 2, 2, 3, 4, 5, 5, 6, 6, 6]))
-    shares = _link_times(rng, instances)
+    shares = random_link_times(rng, instances)
     return kinds[kind]
 
 
@@ -113,34 +111,3 @@ def _flows(
     per_s = NS_PER_S / max(1, token_ns)
     ports = [KvPort(spec.name, per_s * (1 + number % 3), 1 + number % 2) for number, spec in enumerate(instances)]
     return KvTransfers(ports, latency_ns, message_tokens=4, message_ns=token_ns, link_times=shares)
-
-
-def _link_times(rng: np.random.Generator, instances: Sequence[InstanceSpec]) -> list[LinkTime | None]:
-    """Return what the collectives of some instances take of their links: some part of each step."""
-    by_timing: dict[int, LinkTime | None] = {}
-    for spec in instances:
-        timing = spec.timing
-        if id(timing) in by_timing:
-            continue
-        share = float(rng.choice([0.0, 0.1, 0.5, 1.0]))
-        by_timing[id(timing)] = None
-        if share and (spec.plan is None or spec.plan.num_stages == 1):
-            by_timing[id(timing)] = LinkTime(timing, cast(StepModel, _Slower(timing, 1.0 + share)))
-    return [by_timing[id(spec.timing)] for spec in instances]
-
-
-class _Slower:
-    """The same times, so many times as long."""
-
-    def __init__(self, timing: Any, times: float) -> None:
-        self._timing, self._times = timing, times
-        if hasattr(timing, "stage_times_ns"):
-            self.stage_times_ns = self._stages
-
-    def _stages(self, shapes: Sequence[StepShape | None]) -> list[StageTime]:
-        return [StageTime(round(t[0] * self._times), t[1]) for t in self._timing.stage_times_ns(shapes)]
-
-    def duration_ns(self, shape: StepShape) -> int:
-        """Return the time of a step."""
-        duration_ns: int = self._timing.duration_ns(shape)
-        return round(duration_ns * self._times)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.cluster import routers as _routers  # noqa: F401 (fills the registry)
-from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, routers
+from servetwin.cluster.base import Disaggregation, EncoderPool, FrontEnd, InstanceSpec, Router, routers
 from servetwin.engine import orderings as _orderings  # noqa: F401
 from servetwin.engine import schedulers as _schedulers  # noqa: F401
 from servetwin.engine.base import EngineSettings, orderings, schedulers
@@ -70,6 +70,7 @@ class RandomScenario:
     front_end: FrontEnd | None
     cut_ns: list[int]
     make_disaggregation: Callable[[], Disaggregation | None] = lambda: None
+    encoders: EncoderPool | None = None
 
 
 def random_scenario(seed: int) -> RandomScenario:

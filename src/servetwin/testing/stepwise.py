@@ -11,12 +11,13 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from servetwin.cluster.base import Disaggregation, FrontEnd, InstanceSpec, Router, Transfers
+from servetwin.cluster.base import Disaggregation, EncoderPool, FrontEnd, InstanceSpec, Router, Transfers
 from servetwin.cluster.kv_transfers import KvTransfers
 from servetwin.core.errors import StuckError
 from servetwin.core.units import NS_PER_S
 from servetwin.engine.admission import rejection_reason
 from servetwin.engine.instance import FAR_NS
+from servetwin.testing.stepwise_encoders import StepwiseEncoders
 from servetwin.testing.stepwise_instance import StepwiseInstance
 from servetwin.testing.stepwise_kv_cache import StepwiseRequest
 from servetwin.testing.stepwise_routing import StepwiseRouting
@@ -24,7 +25,7 @@ from servetwin.testing.stepwise_tiers import make_tiers
 from servetwin.testing.stepwise_unit import StepwiseUnit
 from servetwin.workload.base import NO_PARENT, DistinctContents, Workload
 
-ARRIVAL, HANDOVER, LANDING, RECALL, UNIT = range(5)
+ARRIVAL, HANDOVER, LANDING, EMBEDDING, RECALL, ENCODER, UNIT = range(7)
 
 
 @dataclass(slots=True)
@@ -44,9 +45,13 @@ def simulate_stepwise(
     staleness_ns: int = 0,
     front_end: FrontEnd | None = None,
     disaggregation: Disaggregation | None = None,
+    encoders: EncoderPool | None = None,
 ) -> StepwiseOutcome:
     """Run a workload to its end, one step at a time; same meaning as ``servetwin.cluster.simulation.simulate``."""
-    return _StepwiseLoop(workload, instances, router, staleness_ns, front_end or FrontEnd(), disaggregation).run()
+    loop = _StepwiseLoop(workload, instances, router, staleness_ns, front_end or FrontEnd(), disaggregation)
+    if encoders is not None and workload.encoder_tokens is not None:
+        loop.encoders = StepwiseEncoders(encoders, loop.instances, disaggregation)
+    return loop.run()
 
 
 class _StepwiseLoop:
@@ -74,6 +79,7 @@ class _StepwiseLoop:
         self.events: list[tuple[int, int, int]] = []
         self.requests = [self._request(row) for row in range(len(workload))]
         self.routing = StepwiseRouting(workload, self.instances, staleness_ns)
+        self.encoders: StepwiseEncoders | None = None
         self.on_the_way: dict[int, StepwiseRequest] = {}
         """By the number of the transfer that carries the KV."""
         self.on_links: dict[int, int] = {}
@@ -97,6 +103,7 @@ class _StepwiseLoop:
             priority=int(w.priority[row]) if w.priority is not None else 0,
             session_id=w.session_id[row] if w.session_id is not None else None,
             model=w.model[row] if w.model is not None else None,
+            encoder_tokens=int(w.encoder_tokens[row]) if w.encoder_tokens is not None else 0,
         )
 
     def _release(self, row: int, client_ns: int) -> None:
@@ -120,6 +127,10 @@ class _StepwiseLoop:
                 self._come_to_decode(self.requests[number], now_ns)
             elif kind == LANDING:
                 self._land(now_ns)
+            elif kind == EMBEDDING:
+                self._land_embeddings(now_ns)
+            elif kind == ENCODER:
+                self._look_at_encoders(now_ns)
             elif kind == RECALL:
                 instance = self.instances[self.requests[number].instance]
                 instance.land_recall(self.requests[number], now_ns)
@@ -133,16 +144,26 @@ class _StepwiseLoop:
 
     def _next_event(self) -> tuple[int, int, int] | None:
         """Return the earliest event; the transfers say themselves when theirs is, and may think otherwise later."""
-        transfers = self.disaggregation.transfers if self.disaggregation else None
-        landing_ns = transfers.next_event_ns() if transfers else None
-        if landing_ns is not None and (not self.events or (landing_ns, LANDING, 0) < self.events[0]):
-            return landing_ns, LANDING, 0
+        kv = self.disaggregation.transfers if self.disaggregation else None
+        embeddings = self.encoders.transfers if self.encoders and not self.encoders.transfers.shared else None
+        times = [(t.next_event_ns(), kind) for t, kind in ((kv, LANDING), (embeddings, EMBEDDING)) if t is not None]
+        landings = [(landing_ns, kind, 0) for landing_ns, kind in times if landing_ns is not None]
+        if landings and (not self.events or min(landings) < self.events[0]):
+            return min(landings)
         return heapq.heappop(self.events) if self.events else None
 
     # Requests come --------------------------------------------------------------------------------------------
 
     def _arrive(self, request: StepwiseRequest, now_ns: int) -> None:
         request.arrival_ns = now_ns
+        if self.encoders and request.encoder_tokens:
+            self.encoders.queue.append(request)
+            heapq.heappush(self.events, (now_ns, ENCODER, 0))
+        elif self._place(request, now_ns):
+            self._join(request, now_ns)
+
+    def _place(self, request: StepwiseRequest, now_ns: int) -> bool:
+        """Choose the instance to which a request goes first; return whether it can serve it."""
         router, how = self.router, self.disaggregation
         candidates = self.routing.candidates(request, ("prefill", "both"))
         if how is not None and request.prompt_tokens <= how.local_prompt_tokens:
@@ -151,10 +172,10 @@ class _StepwiseLoop:
         if not candidates:
             does = "serves" if how is None else "prefills"
             self._reject(request, f"no pool {does} the model {request.model!r}", now_ns)
-            return
+            return False
         request.instance = self.routing.choose(router, request, candidates, now_ns)
         role = self.instances[request.instance].spec.role
-        self._join(request, 1 if role == "prefill" else request.output_tokens, now_ns)
+        return self._fits(request, 1 if role == "prefill" else request.output_tokens, now_ns)
 
     def _come_to_decode(self, request: StepwiseRequest, now_ns: int) -> None:
         """Send a request whose prompt is computed to an instance that computes its output."""
@@ -162,20 +183,26 @@ class _StepwiseLoop:
         candidates = self.routing.candidates(request, ("decode", "both"))
         if candidates:
             request.instance = self.routing.choose(self.disaggregation.decode_router, request, candidates, now_ns)
-            self._join(request, request.output_tokens, now_ns)
+            if self._fits(request, request.output_tokens, now_ns):
+                self._join(request, now_ns)
         else:
             self._reject(request, "no pool decodes its model", now_ns)
         if request.state == "rejected":
             self._let_go(request, now_ns)
 
-    def _join(self, request: StepwiseRequest, output_tokens: int, now_ns: int) -> None:
-        """Put a request into its instance's queue, if that can make so many tokens of its output."""
-        instance = self.instances[request.instance]
-        settings = instance.settings
+    def _fits(self, request: StepwiseRequest, output_tokens: int, now_ns: int) -> bool:
+        """Return whether its instance can make so many tokens of a request's output; else it is rejected."""
+        settings = self.instances[request.instance].settings
         blocks = -(-(request.prompt_tokens + output_tokens - 1) // settings.block_size)
         if request.prompt_tokens + output_tokens > settings.max_model_len or blocks > settings.num_blocks:
             self._reject(request, rejection_reason(settings, request.prompt_tokens, output_tokens), now_ns)
-            return
+            return False
+        return True
+
+    def _join(self, request: StepwiseRequest, now_ns: int) -> None:
+        """Put a request into its instance's queue."""
+        instance = self.instances[request.instance]
+        settings = instance.settings
         request.keys = ()
         if settings.enable_prefix_caching:
             request.keys = self.contents.block_keys(request.row, settings.block_size)
@@ -190,6 +217,23 @@ class _StepwiseLoop:
         event_ns = self.units[number].arrival_event_ns(instance, now_ns, self.units)
         if event_ns is not None:
             self._look_later(number, event_ns)
+
+    # Encoders -------------------------------------------------------------------------------------------------
+
+    def _look_at_encoders(self, now_ns: int) -> None:
+        """Send on who is encoded, and let free encoders begin batches."""
+        assert self.encoders is not None
+        for request in self.encoders.end_batches(now_ns):
+            if self._place(request, now_ns):
+                self.encoders.send(request, now_ns)
+                self._share_links(range(len(self.units)), now_ns)
+        for end_ns in self.encoders.begin_batches(now_ns):
+            heapq.heappush(self.events, (end_ns, ENCODER, 0))
+
+    def _land_embeddings(self, now_ns: int) -> None:
+        assert self.encoders is not None
+        for number in self.encoders.transfers.advance(now_ns):
+            self._join(self.encoders.come(number, now_ns), now_ns)
 
     # KV on its way --------------------------------------------------------------------------------------------
 
@@ -217,10 +261,13 @@ class _StepwiseLoop:
         return transfers.start(now_ns, source, target, tokens, produced_ns=produced_ns)  # type: ignore[call-arg]
 
     def _land(self, now_ns: int) -> None:
-        """Let the requests go on whose KV has come."""
+        """Let the requests go on whose KV has come, or whose embeddings have come over the same network."""
         assert self.disaggregation is not None
         assert self.disaggregation.transfers is not None
         for number in self.disaggregation.transfers.advance(now_ns):
+            if self.encoders and self.encoders.transfers.shared and number in self.encoders.on_the_way:
+                self._join(self.encoders.come(number, now_ns), now_ns)
+                continue
             request = self.on_the_way.pop(number)
             self._let_go(request, now_ns)
             instance = self.instances[request.instance]

@@ -86,6 +86,8 @@ class StepwiseInstance:
         """Requests that have just left for somewhere else."""
         self.held: dict[int, list[int]] = {}
         """By row: blocks of requests that left, until their KV has come to where they went."""
+        self.num_coming = 0
+        """Requests whose embeddings are on their way here."""
         self.num_loading = 0
         """Requests that have their blocks here and whose KV is on its way."""
         self.reserved: list[tuple[StepwiseRequest, int]] = []

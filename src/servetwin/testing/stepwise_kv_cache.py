@@ -26,6 +26,13 @@ class StepwiseRequest:
     arrival_ns: int = -1
     joined_ns: int = -1
     """When it came to the instance where it is."""
+    encoder_tokens: int = 0
+    encoder: int = -1
+    """Which encoder made its embeddings."""
+    encode_ns: int = -1
+    encoded_ns: int = -1
+    embedded_ns: int = -1
+    """When its embeddings were where its prompt is computed."""
     instance: int = -1
     state: str = "unfinished"
     reason: str = ""

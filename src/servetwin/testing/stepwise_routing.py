@@ -57,12 +57,12 @@ class StepwiseRouting:
         return on_device + (instance.tiers.found(asked, on_device, now_ns) if instance.tiers is not None else 0)
 
     def _look(self) -> ClusterView:
-        """Return what can be seen now; a request whose KV is on its way still waits."""
+        """Return what can be seen now; a request whose KV or embeddings are on their way waits."""
 
         def column(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
             return np.array(values, dtype=np.int64)
 
-        waiting = [len(x.waiting) + x.num_loading for x in self.instances]
+        waiting = [len(x.waiting) + x.num_loading + x.num_coming for x in self.instances]
         return ClusterView(
             waiting=column(waiting),
             running=column([len(x.running) for x in self.instances]),
