@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from servetwin.testing.random_disaggregation import random_disaggregated_scenario
 
-SCENARIOS = 120
+SCENARIOS = 160
 PER_TEST = 40
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from servetwin.core.errors import InputError, unknown_name
@@ -148,6 +148,12 @@ class Topology:
     def devices(self) -> int:
         """All accelerators."""
         return self.linked * self.nodes
+
+    def with_outer_share(self, share: float) -> Topology:
+        """Return the topology with a share of the bandwidth of its outermost level."""
+        outer = self.levels[-1]
+        slower = replace(outer, bandwidth_bytes_per_s=outer.bandwidth_bytes_per_s * share)
+        return replace(self, levels=(*self.levels[:-1], slower))
 
     def check_group(self, ranks: int, stride: int = 1) -> None:
         """Refuse a group that the topology cannot hold.

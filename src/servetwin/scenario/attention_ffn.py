@@ -9,7 +9,7 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GB, NS_PER_US
 from servetwin.memory.ffn_memory import FfnMemory
 from servetwin.network.base import Link
-from servetwin.scenario.disaggregation import DEFAULT_LATENCY_US, DEFAULT_PORT_GB_PER_S
+from servetwin.scenario.disaggregation_options import DEFAULT_LATENCY_US, DEFAULT_PORT_GB_PER_S
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.parallel import Stage
 from servetwin.scenario.schema import FfnOptions, HardwareOptions, LinkOptions

@@ -27,6 +27,7 @@ from servetwin.scenario.disaggregation_options import DisaggregationOptions
 from servetwin.scenario.encoders import build_encoders, encoder_notices, encoder_ports
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
+from servetwin.scenario.link_sharing import link_times
 from servetwin.scenario.load import LoadedScenario
 from servetwin.scenario.plans import build_plan, with_partition
 from servetwin.scenario.router_options import RouterOptions
@@ -34,6 +35,7 @@ from servetwin.scenario.schema import Scenario
 from servetwin.scenario.step_models import build_step_model
 from servetwin.scenario.tiers import with_tiers
 from servetwin.scenario.workload_field import build_workload
+from servetwin.step.link_share import LinkTime
 from servetwin.workload.base import Workload
 
 
@@ -47,6 +49,8 @@ class Deployment:
         One per pool: what its instances are made of.
     instances
         All instances, pool by pool.
+    shared_links
+        What the steps of each take of its port; empty where they have links of their own.
     """
 
     loaded: LoadedScenario
@@ -59,6 +63,7 @@ class Deployment:
     metric_options: MetricOptions
     encoders: EncoderPool | None = None
     accounting: Accounting = field(default_factory=Accounting)
+    shared_links: Sequence[LinkTime | None] = ()
 
     @property
     def scenario(self) -> Scenario:
@@ -84,6 +89,7 @@ class Deployment:
             self.instances,
             seconds_to_ns(scenario.output.interval_s),
             encoder_ports(self.encoders, options.port) if self.encoders else (),
+            self.shared_links,
         )
 
     @property
@@ -159,9 +165,19 @@ def _build(loaded: LoadedScenario) -> Deployment:
         ),
         encoders=encoders,
         accounting=accounting,
+        shared_links=_shared_links(scenario, replicas, specs),
     )
     check_plugins(deployment.instances, deployment.router, deployment.disaggregation())
     return deployment
+
+
+def _shared_links(
+    scenario: Scenario, replicas: Sequence[Replica], specs: Sequence[InstanceSpec]
+) -> Sequence[LinkTime | None]:
+    options = scenario.disaggregation
+    if options is None or options.connector == "instant":
+        return ()
+    return link_times(options.port, replicas, specs, "disaggregation.port")
 
 
 def _call_models_by_name(workload: Workload, replicas: Sequence[Replica]) -> Workload:

@@ -79,7 +79,7 @@ def _joined(replica: Replica) -> _Joined:
     own, device, accelerators = replica.device.scale_up, replica.device.name, replica.engine.accelerators
     most = own.bandwidth_bytes_per_s
     asked = most if given.bandwidth_gb_per_s is None else given.bandwidth_gb_per_s * GB
-    found = scale_up(own.link_class, min(asked, most), accelerators)
+    found = scale_up(own.link_class, min(asked, most) * replica.link_share, accelerators)
     if found is None:
         return _Joined(None, [])
     notices = []

@@ -12,11 +12,16 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GB, NS_PER_S, NS_PER_US, us_to_ns
 from servetwin.engine.base import FirstToken
 from servetwin.llm.parts import LatentAttention
-from servetwin.scenario.disaggregation_options import DisaggregationOptions, PortOptions
+from servetwin.scenario.disaggregation_options import (
+    DEFAULT_LATENCY_US,
+    DEFAULT_PORT_GB_PER_S,
+    DisaggregationOptions,
+    KvPortOptions,
+    PortOptions,
+)
 from servetwin.scenario.hardware import Replica
-
-DEFAULT_PORT_GB_PER_S = 50.0
-DEFAULT_LATENCY_US = 10.0
+from servetwin.scenario.link_sharing import shared_port_bytes_per_s
+from servetwin.step.link_share import LinkTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,12 @@ def make_disaggregation(
     instances: Sequence[InstanceSpec],
     interval_ns: int = NS_PER_S,
     others: Sequence[KvPort] = (),
+    shared: Sequence[LinkTime | None] = (),
 ) -> Disaggregation:
     """Return how requests get from prefill to decode, for one run; the links' use is added up over ``interval_ns``.
 
-    ``others`` are ports of those that use the network beside the instances.
+    ``others`` are ports of those that use the network beside the instances; ``shared`` is what instances' own steps
+    take of their ports (`servetwin.scenario.link_sharing`).
 
     Raises
     ------
@@ -65,7 +72,7 @@ def make_disaggregation(
     ports = _ports(options, replicas, instances)
     return Disaggregation(
         decode_router=router,
-        transfers=_transfers(options, replicas, instances, [*ports, *others], interval_ns) if ports else None,
+        transfers=_transfers(options, replicas, instances, [*ports, *others], interval_ns, shared) if ports else None,
         handoff_ns=us_to_ns(facts["handoff_us"]),
         first_token=facts["first_token"],
         local_prompt_tokens=options.local_prompt_tokens,
@@ -97,7 +104,7 @@ def _ports(
     if options.connector == "instant":
         return []
     by_pool = {replica.pool.name: replica for replica in replicas}
-    return [_port(spec, by_pool[spec.pool], port_bytes_per_s(options.port)) for spec in instances]
+    return [_port(spec, by_pool[spec.pool], options.port) for spec in instances]
 
 
 def port_bytes_per_s(port: PortOptions) -> float:
@@ -116,6 +123,7 @@ def _transfers(
     instances: Sequence[InstanceSpec],
     ports: Sequence[KvPort],
     interval_ns: int,
+    shared: Sequence[LinkTime | None],
 ) -> KvTransfers:
     cap = options.port.transfer_gb_per_s
     facts = disaggregation_facts(options, replicas)
@@ -127,10 +135,12 @@ def _transfers(
         cap_bytes_per_s=None if cap is None else cap * GB,
         by_layer=options.granularity == "layer",
         interval_ns=interval_ns,
+        link_times=shared,
     )
 
 
-def _port(spec: InstanceSpec, replica: Replica, per_port_bytes_per_s: float) -> KvPort:
+def _port(spec: InstanceSpec, replica: Replica, port: KvPortOptions) -> KvPort:
+    per_port_bytes_per_s = shared_port_bytes_per_s(port, replica) or port_bytes_per_s(port)
     return KvPort(
         spec.name,
         per_port_bytes_per_s * replica.engine.accelerators_per_rank,

@@ -12,6 +12,10 @@ from servetwin.scenario.router_options import RouterOptions
 RoleName: TypeAlias = Literal["both", "prefill", "decode"]
 
 
+DEFAULT_PORT_GB_PER_S = 50.0
+DEFAULT_LATENCY_US = 10.0
+
+
 class PortOptions(Options):
     """The way of KV between instances: one port per accelerator, each direction by itself."""
 
@@ -21,6 +25,24 @@ class PortOptions(Options):
     latency_us: Microseconds | None = Field(None, description="Of a transfer, from end to end; default: 10.")
     transfer_gb_per_s: float | None = Field(
         None, gt=0, le=1e6, description="Most that one transfer takes; default: nothing but the ports limits it."
+    )
+
+
+class KvPortOptions(PortOptions):
+    """The way of KV between instances, and what else goes over it."""
+
+    bandwidth_gb_per_s: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Of one accelerator's port, per direction; default: 400 Gbit/s (50), or that of the link which it "
+        "is, with shared_with: collectives.",
+    )
+    shared_with: Annotated[tuple[Literal["collectives", "weights"], ...], Field(strict=False)] = Field(
+        (),
+        description="What of a step crosses the ports, too, slows KV down and is slowed down: `collectives` (those of "
+        "the outermost level that joins a replica's accelerators), `weights` (loads of a placement). Default: each has "
+        "links of its own.",
     )
 
 
@@ -52,7 +74,7 @@ class DisaggregationOptions(Options):
         description="`prompt`: KV sets out when the whole prompt is computed. `layer`: KV of layers that are computed "
         "travels meanwhile.",
     )
-    port: PortOptions = Field(PortOptions(), description="Links of the instances to the network that joins them.")
+    port: KvPortOptions = Field(KvPortOptions(), description="Links of the instances to the network that joins them.")
     local_prompt_tokens: int = Field(
         0, ge=0, le=2**31 - 1, description="Prompts of at most so many tokens are served whole by a decode instance."
     )

@@ -43,6 +43,8 @@ class Replica:
         Whether external commands may run.
     is_ffn
         Whether it stands for the FFN devices of a replica (`servetwin.scenario.attention_ffn`).
+    link_share
+        Share of the bandwidth that collectives get of the outermost links between its accelerators.
     chosen
         What was chosen for ``placement: auto``, in words.
     """
@@ -55,6 +57,7 @@ class Replica:
     allow_commands: bool = False
     chosen: tuple[str, ...] = ()
     is_ffn: bool = False
+    link_share: float = 1.0
 
     @property
     def part(self) -> Part:
@@ -196,11 +199,11 @@ class Replica:
             inner = self.topology.levels[0]
             return Link(inner.bandwidth_bytes_per_s, inner.latency_ns)
         given = self.hardware.link
-        bandwidth = None if given.bandwidth_gb_per_s is None else given.bandwidth_gb_per_s * GB
+        bandwidth = None if given.bandwidth_gb_per_s is None else given.bandwidth_gb_per_s * GB * self.link_share
         if bandwidth is not None and given.latency_ns is not None:
             return Link(bandwidth, given.latency_ns)
         default = self._default_link
-        bandwidth = default.bandwidth_bytes_per_s if bandwidth is None else bandwidth
+        bandwidth = default.bandwidth_bytes_per_s * self.link_share if bandwidth is None else bandwidth
         if given.latency_ns is not None:
             return Link(bandwidth, given.latency_ns)
         return Link(bandwidth, default.latency_ns, default.operation_ns)
@@ -216,7 +219,7 @@ class Replica:
             topology.check_group(self.engine.accelerators)
         except InputError as error:
             raise InputError(str(error), where=where) from None
-        return topology
+        return topology if self.link_share == 1.0 else topology.with_outer_share(self.link_share)
 
     @property
     def _default_link(self) -> Link:

@@ -221,12 +221,16 @@ class _StepwiseLoop:
     # Encoders -------------------------------------------------------------------------------------------------
 
     def _look_at_encoders(self, now_ns: int) -> None:
-        """Send on who is encoded, and let free encoders begin batches."""
+        """Send on a batch that is encoded; where there is none (more), let free encoders begin batches."""
         assert self.encoders is not None
-        for request in self.encoders.end_batches(now_ns):
+        encoded = self.encoders.end_batch(now_ns)
+        for request in encoded:
             if self._place(request, now_ns):
                 self.encoders.send(request, now_ns)
                 self._share_links(range(len(self.units)), now_ns)
+        if encoded:
+            heapq.heappush(self.events, (now_ns, ENCODER, 0))
+            return
         for end_ns in self.encoders.begin_batches(now_ns):
             heapq.heappush(self.events, (end_ns, ENCODER, 0))
 

@@ -25,13 +25,12 @@ class StepwiseEncoders:
         self.on_the_way: dict[int, StepwiseRequest] = {}
         """By the number of the flow that carries the embeddings."""
 
-    def end_batches(self, now_ns: int) -> list[StepwiseRequest]:
-        """Return the requests that are encoded now, by worker, then by place in the batch."""
-        encoded = []
+    def end_batch(self, now_ns: int) -> list[StepwiseRequest]:
+        """Return the requests of the first worker's batch that is encoded now, by place in the batch."""
         for worker in range(self.pool.workers):
             if worker in self.batches and self.batches[worker][0].encoded_ns == now_ns:
-                encoded += self.batches.pop(worker)
-        return encoded
+                return self.batches.pop(worker)
+        return []
 
     def begin_batches(self, now_ns: int) -> list[int]:
         """Let free workers take requests; return when their batches end."""

@@ -1,0 +1,137 @@
+"""Ports that are the accelerators' own links: KV, collectives and loads of weights slow each other down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_disaggregation_options import apart, how, mean_part
+
+import servetwin
+from servetwin.cluster.kv_transfers import KvTransfers
+from servetwin.core.errors import InputError
+from servetwin.core.units import GB
+from servetwin.network.base import Link
+from servetwin.network.collectives import Ring
+from servetwin.scenario.build import build
+from servetwin.scenario.load import load_scenario
+
+PCIE_GB_PER_S = 20.0
+LOAD = {
+    "kind": "synthetic",
+    "requests": 60,
+    "arrivals": {"kind": "poisson", "rate_per_s": 6},
+    "prompt_tokens": 3000,
+    "output_tokens": 30,
+}
+
+
+def on_one_link(shared: list[str], **changes: Any) -> dict[str, Any]:
+    """Return two pools of L40S, two accelerators a replica, whose link KV shares or has another one like it."""
+    link = {"bandwidth_gb_per_s": PCIE_GB_PER_S, "latency_ns": 5000}
+    pool = {"hardware": {"device": "L40S", "link": link}, "engine": {"tensor_parallel_size": 2}}
+    port: dict[str, Any] = {"bandwidth_gb_per_s": PCIE_GB_PER_S, "latency_us": 10}
+    if shared:
+        port["shared_with"] = shared
+    options = {"connector": "mooncake", "port": port}
+    return apart(options, pool, **pool) | {"workload": LOAD} | changes
+
+
+def test_transfers_and_steps_take_longer_on_one_link() -> None:
+    """Prompts beside which KV travels, and KV beside which all-reduces go."""
+    alone, together = on_one_link([]), on_one_link(["collectives"])
+    assert mean_part(together, "transfer_s") > 1.02 * mean_part(alone, "transfer_s")
+    assert mean_part(together, "prefill_s") > 1.002 * mean_part(alone, "prefill_s")
+
+
+def test_nothing_changes_where_nothing_crosses() -> None:
+    """One request at a time: no step is under way while its KV travels, but the next."""
+    lonely = {"workload": LOAD | {"requests": 5, "arrivals": {"kind": "constant", "rate_per_s": 0.5}}}
+    alone, together = (servetwin.simulate(on_one_link(shared, **lonely)) for shared in ([], ["collectives"]))
+    assert alone.requests.keys() == together.requests.keys()
+    for name, column in alone.requests.items():
+        np.testing.assert_array_equal(column, together.requests[name])
+
+
+def test_the_port_is_the_link_unless_it_is_given() -> None:
+    """Two accelerators have the bandwidth of two links."""
+    data = on_one_link(["collectives"])
+    del data["disaggregation"]["port"]["bandwidth_gb_per_s"]
+    transfers = how(data).transfers
+    assert isinstance(transfers, KvTransfers)
+    assert {link.bandwidth_bytes_per_s for link in transfers.link_records()} == {2 * PCIE_GB_PER_S * GB}
+
+
+def test_only_what_crosses_the_outermost_level_counts() -> None:
+    """Eight accelerators of one machine reduce over NVLink: KV over the network does not meet them."""
+    inside = {"device": "H100-SXM", "topology": {"preset": "hgx_h100", "nodes": 2, "network": "rail"}}
+    across = {"hardware": inside, "engine": {"tensor_parallel_size": 16}}
+    within = {"hardware": inside, "engine": {"tensor_parallel_size": 8}}
+    model = {"model": "meta-llama/Llama-3.1-70B"}
+    options = {"port": {"shared_with": ["collectives"]}}
+    deployment = build(load_scenario(apart(options, across, **within) | model))
+    prefill, decode = deployment.shared_links
+    assert prefill is not None
+    assert decode is None
+
+
+def test_loads_of_weights_share_links() -> None:
+    """With half of the weights in host memory a decode step waits for them, and longer while KV comes."""
+    memory = [{"name": "host", "capacity_gb": 200, "bandwidth_gb_per_s": 50}]
+    offloaded = {"hardware": {"device": "H100-SXM", "memory": memory}, "placement": {"layers": {"host": 16}}}
+    options = {"connector": "mooncake", "port": {"bandwidth_gb_per_s": 50}}
+    alone = apart(options, **offloaded) | {"workload": LOAD}
+    together = apart(
+        {"port": {"bandwidth_gb_per_s": 50, "shared_with": ["weights"]}, "connector": "mooncake"}, **offloaded
+    )
+    together |= {"workload": LOAD}
+    assert mean_part(together, "transfer_s") > 1.2 * mean_part(alone, "transfer_s")
+    assert mean_part(together, "decode_s") > mean_part(alone, "decode_s")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            apart({"port": {"shared_with": ["collectives"]}}),
+            ["no pool has steps", "several accelerators", "shared_with"],
+        ),
+        (
+            apart(
+                {"port": {"shared_with": ["collectives"], "bandwidth_gb_per_s": 50}}, engine={"tensor_parallel_size": 2}
+            ),
+            ["50 GB/s", "cluster.dec", "450 GB/s", "one link"],
+        ),
+        (
+            apart(
+                {"port": {"shared_with": ["collectives"]}},
+                engine={"tensor_parallel_size": 2},
+                step={"collective": {"kind": Ring(Link(4e11, 5000))}},
+            ),
+            ["Ring", "step.collective.kind", "shared_with"],
+        ),
+        (
+            apart(
+                {"port": {"shared_with": ["collectives"]}},
+                engine={"tensor_parallel_size": 2},
+                step={"model": "fixed", "step_ns": 1000},
+            ),
+            ["cluster.dec", "'fixed'", "knows nothing of the links"],
+        ),
+        (
+            apart(
+                {"port": {"shared_with": ["collectives"]}},
+                engine={"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+            ),
+            ["several batches in flight"],
+        ),
+        (apart({"port": {"shared_with": ["tiers"]}}), ["shared_with", "collectives", "weights"]),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(data: dict[str, Any], words: list[str]) -> None:
+    """Pools without such traffic, a port that is another link, collectives or step models that know no link."""
+    with pytest.raises(InputError) as caught:
+        build(load_scenario(data))
+    for word in words:
+        assert word in str(caught.value)
