@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servetwin.engine.prefix_cache import PrefixCache
+from servetwin.engine.prefix_cache import PrefixCache, Shared
 from servetwin.engine.request import Request
 
 BLOCK_SIZE = 2
@@ -87,7 +87,7 @@ operations = st.lists(
 class Both:
     """The cache of runs and the plain one, side by side."""
 
-    def __init__(self, num_blocks: int, *, shared: bool) -> None:
+    def __init__(self, num_blocks: int, *, shared: Shared) -> None:
         self.cache = PrefixCache(num_blocks, BLOCK_SIZE, shared=shared)
         self.plain = PlainCache(num_blocks)
         self.running: list[tuple[Request, list[PlainBlock], int]] = []
@@ -96,7 +96,7 @@ class Both:
 
     def come(self, keys: list[int], tokens: int, *, findable: bool) -> None:
         """Let a request in, if there is room, that shall hold some tokens of its blocks' and one more block's."""
-        if not self.cache.shared:
+        if self.cache.shared == "nothing":
             keys = [key * 1000 + self.rows for key in keys]
         request = Request(self.rows, (), len(keys) * BLOCK_SIZE + 1, 1)
         request.keys = keys
@@ -115,7 +115,7 @@ class Both:
             self.cache.admit(request, hits, tokens)
         else:
             self.cache.reserve(request, hits, tokens)
-        if findable and self.cache.shared:
+        if findable and self.cache.shared != "nothing":
             self.plain.register(blocks, keys, tokens // BLOCK_SIZE)
         self.running.append((request, blocks, tokens))
 
@@ -128,7 +128,7 @@ class Both:
             return
         self.cache.extend(request, tokens)
         self.plain.grow(blocks, count)
-        if self.cache.shared:
+        if self.cache.shared != "nothing":
             self.plain.register(blocks, list(request.keys), tokens // BLOCK_SIZE)
         self.running[number] = (request, blocks, tokens)
 
@@ -136,7 +136,7 @@ class Both:
         """Let a request go."""
         request, blocks, tokens = self.running.pop(number)
         self.cache.release(request, tokens)
-        if not self.cache.shared:
+        if self.cache.shared != "everything":
             self.plain.register(blocks, list(request.keys), tokens // BLOCK_SIZE)
         self.plain.release(blocks)
 
@@ -146,19 +146,19 @@ class Both:
         assert self.cache.cached_blocks == sum(block.key is not None for block in self.plain.queue)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", ["everything", "prompts", "nothing"])
 @settings(max_examples=100)
 @given(operations=operations, num_blocks=st.integers(1, 25))
 def test_equal_to_single_blocks(
-    shared: bool, operations: list[tuple[str, int, list[int], int]], num_blocks: int
+    shared: Shared, operations: list[tuple[str, int, list[int], int]], num_blocks: int
 ) -> None:
     """Every lookup finds as many blocks, and as many are free and cached after every change."""
     play(Both(num_blocks, shared=shared), operations)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", ["everything", "prompts", "nothing"])
 @pytest.mark.parametrize("seed", range(25))
-def test_equal_to_single_blocks_for_long(seed: int, shared: bool) -> None:
+def test_equal_to_single_blocks_for_long(seed: int, shared: Shared) -> None:
     """The same with 300 operations on prompts that mostly go the same way, so that copies and splits are many."""
     source = Random(seed)
     names = ["admit", "admit", "reserve", "extend", "extend", "release"]
@@ -193,7 +193,7 @@ def play(both: Both, operations: list[tuple[str, int, list[int], int]]) -> None:
 
 def test_a_long_conversation_stays_few_runs() -> None:
     """A conversation of 300 turns with a growing prompt is one run once its turns have ended: no block is walked."""
-    cache = PrefixCache(100_000, 16, shared=True)
+    cache = PrefixCache(100_000, 16, shared="everything")
     keys = range(90_000)
     for turn in range(1, 301):
         request = Request(turn, (), turn * 16 * 300, 1)

@@ -53,7 +53,7 @@ from servetwin.engine.instance import FAR_NS, Instance
 from servetwin.engine.recalls import land_recall
 from servetwin.engine.request import Request
 from servetwin.workload.base import DistinctContents, Workload
-from servetwin.workload.coarse import keys_of
+from servetwin.workload.coarse import answers_are_distinct, keys_of
 
 STOP_NS = -1
 """Before all times of a run: when the event is due that Ctrl-C asks for."""
@@ -148,6 +148,7 @@ class _Loop:
             specs,
             self.requests,
             distinct=workload.contents is None,
+            distinct_answers=answers_are_distinct(workload),
             first_poll_ns=first_ns,
             skipping=skipping and not reads_kv and disaggregation is None,
             disaggregation=disaggregation,

@@ -29,6 +29,7 @@ def make_units(
     requests: RequestLog,
     *,
     distinct: bool,
+    distinct_answers: bool,
     first_poll_ns: int,
     skipping: bool,
     disaggregation: Disaggregation | None = None,
@@ -57,6 +58,7 @@ def make_units(
                 requests,
                 number=number,
                 distinct=distinct,
+                distinct_answers=distinct_answers,
                 first_poll_ns=first_poll_ns,
                 skipping=skipping,
                 tiers=tiers[number],
@@ -74,6 +76,7 @@ def make_units(
                 requests,
                 number=number,
                 distinct=distinct,
+                distinct_answers=distinct_answers,
                 tiers=tiers[number],
             )
             for number in numbers

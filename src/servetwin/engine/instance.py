@@ -197,7 +197,7 @@ class Instance(InstanceState):
             return
         if blocks:
             self.cache.take(blocks)
-        if self.shares_blocks:
+        if self.registers_answers:
             self.register_filling(0)
         self.decoding = True
         self.budget -= cohort.size

@@ -36,6 +36,8 @@ class InstanceState:
         Its number among the instances, from which random draws follow.
     distinct
         Whether no two requests of the workload share content.
+    distinct_answers
+        Whether no two requests share blocks that hold tokens of answers.
     first_poll_ns
         When the instance polls first (only with ``idle_poll_ns``).
     skipping
@@ -88,6 +90,7 @@ class InstanceState:
         "preemptions_since_token",
         "prefilling",
         "ready_ns",
+        "registers_answers",
         "requests",
         "reserved",
         "run_limit",
@@ -115,6 +118,7 @@ class InstanceState:
         *,
         number: int = 0,
         distinct: bool = True,
+        distinct_answers: bool = False,
         first_poll_ns: int = 0,
         skipping: bool = True,
         tiers: InstanceTiers | None = None,
@@ -130,7 +134,14 @@ class InstanceState:
         """Steps and spans that are not yet in the log's columns."""
         self.block_size = settings.block_size
         self.shares_blocks = settings.enable_prefix_caching and not distinct
-        self.cache = make_kv_cache(settings, distinct=distinct, preempts_by_key=ordering.preempts_by_key)
+        self.registers_answers = self.shares_blocks and not distinct_answers
+        """Whether others may look for blocks that decodes fill; else it is enough to register them in the end."""
+        self.cache = make_kv_cache(
+            settings,
+            distinct=distinct,
+            distinct_answers=distinct_answers,
+            preempts_by_key=ordering.preempts_by_key,
+        )
         self.number = number
         self.has_lanes = False
         """Whether several batches may be in flight, each with a cohort of its own."""
@@ -204,4 +215,4 @@ class InstanceState:
     @property
     def _knows_members(self) -> bool:
         """Whether cohorts must know who fills a block."""
-        return self.shares_blocks or (self.tiers is not None and self.tiers.saves_all)
+        return self.registers_answers or (self.tiers is not None and self.tiers.saves_all)

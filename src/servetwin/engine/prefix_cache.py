@@ -12,10 +12,13 @@ others of the same key were there) and what comes behind them are kept as single
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 from servetwin.engine.kv_cache import Hits
 from servetwin.engine.prefix_runs import Run
 from servetwin.engine.request import Request
+
+Shared = Literal["nothing", "prompts", "everything"]
 
 
 class Block:
@@ -65,11 +68,12 @@ class PrefixCache:
     Parameters
     ----------
     shared
-        Whether any two requests can have a key in common. If not, blocks need to be findable only when they are
-        released (for a preempted request to find its own again).
+        Which keys two requests can have in common. Blocks that nobody else can have (``"nothing"``: all of them,
+        ``"prompts"``: those that hold tokens of an answer) need to be findable only when they are released, for a
+        preempted request to find its own again.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, shared: bool) -> None:
+    def __init__(self, num_blocks: int, block_size: int, *, shared: Shared) -> None:
         self.num_blocks = num_blocks
         self.free_blocks = num_blocks
         self.cached_blocks = 0
@@ -117,7 +121,7 @@ class PrefixCache:
     def admit(self, request: Request, hits: Hits, tokens: int) -> None:
         """Add a reference to the hits, take the rest."""
         self.reserve(request, hits, tokens)
-        if self.shared:
+        if self.shared != "nothing":
             self.register(request, tokens)
 
     def reserve(self, request: Request, hits: Hits, tokens: int) -> None:
@@ -148,7 +152,7 @@ class PrefixCache:
     def extend(self, request: Request, tokens: int) -> None:
         """Take what is missing to ``tokens`` tokens; full blocks can be found at once."""
         self._grow(request, tokens)
-        if self.shared:
+        if self.shared != "nothing":
             self.register(request, tokens)
 
     def _grow(self, request: Request, tokens: int) -> None:
@@ -222,7 +226,7 @@ class PrefixCache:
 
     def release(self, request: Request, tokens: int) -> None:
         """Put the request's blocks into the queue, last block first, as far as nobody else references them."""
-        if not self.shared:
+        if self.shared != "everything":
             self.register(request, tokens)
         run = request.run if request.run is not None else self._root
         queue = self._queue

@@ -54,7 +54,7 @@ class Rank(Instance):
     ----------
     plan
         The group's plan.
-    requests, number, distinct, tiers
+    requests, number, distinct, distinct_answers, tiers
         As of an instance.
     """
 
@@ -70,6 +70,7 @@ class Rank(Instance):
         *,
         number: int = 0,
         distinct: bool = True,
+        distinct_answers: bool = False,
         tiers: InstanceTiers | None = None,
     ) -> None:
         super().__init__(
@@ -80,6 +81,7 @@ class Rank(Instance):
             requests,
             number=number,
             distinct=distinct,
+            distinct_answers=distinct_answers,
             tiers=tiers,
         )
         self.has_lanes = plan.num_stages > 1

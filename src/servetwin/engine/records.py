@@ -65,7 +65,7 @@ def _blocks_of_further_steps(instance: Instance, steps: int, used: int) -> tuple
     """Take the blocks of a run's later steps, and let those be found that they fill; return used and cached ones."""
     cache = instance.cache
     needed = instance.cohort.blocks_of_rounds(1, steps + 1)
-    if cache.cached_blocks == 0 and not instance.shares_blocks:
+    if cache.cached_blocks == 0 and not instance.registers_answers:
         cache.take(sum(needed[:-1]))
         return list(accumulate(needed[:-1], initial=used))[1:], [0] * (steps - 1)
     used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
@@ -74,7 +74,7 @@ def _blocks_of_further_steps(instance: Instance, steps: int, used: int) -> tuple
     for i, blocks in enumerate(needed):
         if not blocks:
             continue
-        if i and instance.shares_blocks and i < steps:  # who begins a block in the next round fills one in this
+        if i and instance.registers_answers and i < steps:  # who begins a block in the next round fills one in this
             instance.register_filling(i)
         if i < steps - 1:
             same = i - len(used_blocks)

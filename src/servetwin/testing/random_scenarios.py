@@ -58,6 +58,16 @@ class ListedTokens:
         ends = range(block_size, len(tokens) + 1, block_size)
         return [self._numbers.setdefault(tokens[:end], len(self._numbers)) for end in ends]
 
+    def distinct_behind(self, tokens: NDArray[np.int64]) -> bool:
+        """Return whether no two requests are equal up to and beyond the first ``tokens`` of either, shape ``(n,)``."""
+        begins = [sequence[: count + 1] for sequence, count in zip(self._tokens, tokens.tolist(), strict=True)]
+        return not any(
+            sequence[: len(begin)] == begin
+            for row, begin in enumerate(begins)
+            for other, sequence in enumerate(self._tokens)
+            if other != row
+        )
+
 
 @dataclass(frozen=True)
 class RandomScenario:
@@ -102,7 +112,7 @@ def random_workload(rng: np.random.Generator) -> Workload:
         workload.model = [("a", "b", None, "c")[int(k)] for k in rng.choice(4, size=n, p=[0.4, 0.3, 0.2, 0.1])]
     _link(rng, workload)
     if rng.random() < 0.5:
-        workload.contents = ListedTokens(random_tokens(rng, prompt_tokens + output_tokens))
+        workload.contents = random_contents(rng, workload)
     return workload
 
 
@@ -140,6 +150,15 @@ def random_tokens(rng: np.random.Generator, lengths: NDArray[np.int64]) -> list[
         shared = int(rng.integers(0, length + 1)) if rng.random() < 0.8 else length
         sequences.append(stem[:shared] + rng.integers(0, 2, size=length - shared).tolist())
     return sequences
+
+
+def random_contents(rng: np.random.Generator, workload: Workload) -> ListedTokens:
+    """Return contents that often begin alike; half of the time no two answers do."""
+    tokens = random_tokens(rng, workload.prompt_tokens + workload.output_tokens)
+    if rng.random() < 0.5:
+        for row, prompt in enumerate(workload.prompt_tokens.tolist()):
+            tokens[row][prompt:] = [2 + row] * (len(tokens[row]) - prompt)
+    return ListedTokens(tokens)
 
 
 def _instances(rng: np.random.Generator, longest: int) -> list[InstanceSpec]:

@@ -10,7 +10,7 @@ from servetwin.cluster.base import InstanceSpec, routers
 from servetwin.memory.tiers import TierDevice, TierSpec, TiersSpec, evictions
 from servetwin.testing.random_disaggregation import random_disaggregated_scenario
 from servetwin.testing.random_groups import random_group_scenario
-from servetwin.testing.random_scenarios import ListedTokens, RandomScenario, random_scenario, random_tokens
+from servetwin.testing.random_scenarios import RandomScenario, random_contents, random_scenario
 
 KINDS = ("host", "cxl", "ssd", "remote")
 
@@ -24,7 +24,7 @@ def random_tiered_scenario(seed: int) -> RandomScenario:
     workload = scenario.workload
     lengths = workload.prompt_tokens + workload.output_tokens
     if rng.random() < 0.7:
-        workload.contents = ListedTokens(random_tokens(rng, lengths))
+        workload.contents = random_contents(rng, workload)
     longest = int(lengths.max()) if rng.random() < 0.7 else None
     if rng.random() < 0.25:
         scenario = replace(scenario, make_router=lambda: routers.get("tier_aware")(seed=0, min_tokens=1, imbalance=2))

@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from servetwin.workload.base import Contents
+from servetwin.workload.base import Contents, Workload
 
 _STRIDE = 2**24
 """More than the number of blocks that a request can have."""
@@ -74,6 +74,15 @@ def keys_of(contents: Contents, request: int, block_size: int) -> Sequence[int]:
     return (key_runs or contents.block_keys)(request, block_size)
 
 
+def answers_are_distinct(workload: Workload) -> bool:
+    """Return whether no two requests share a block that holds tokens of an answer, where the contents can say so.
+
+    They do by a method ``distinct_behind``.
+    """
+    distinct_behind: Callable[[NDArray[np.int64]], bool] | None = getattr(workload.contents, "distinct_behind", None)
+    return distinct_behind is not None and distinct_behind(workload.prompt_tokens)
+
+
 class CoarseContents:
     """Contents known by one id per ``chunk_tokens`` tokens of the prompt.
 
@@ -133,6 +142,10 @@ class CoarseContents:
         start = _UNKNOWN + request * _STRIDE
         runs.append(range(start + known, start + int(self._lengths[request]) // block_size))
         return KeyRuns(runs)
+
+    def distinct_behind(self, tokens: NDArray[np.int64]) -> bool:
+        """Return whether no two requests share a block that reaches beyond each's first ``tokens``, shape ``(n,)``."""
+        return bool((self._known_tokens <= tokens).all())
 
     def _runs(self, request: int) -> list[tuple[int, int]]:
         rows = slice(first := int(self._first[request]), first + int(self._count[request]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from typing import Protocol
 
 from servetwin.core.registry import Registry
@@ -42,10 +42,13 @@ class ChunkTree:
 
     def add_chain(self, keys: Sequence[int], before: int) -> None:
         """Hold chunks that come one behind the other and are not held; there must be no gaps."""
+        held = self.before
         if before != NO_CHUNK:
+            if before not in held:
+                self.gaps += 1
             self.followers[before] = self.followers.get(before, 0) + 1
-        self.before.update(zip(keys, chain((before,), keys), strict=False))
-        self.followers.update(zip(keys[:-1], repeat(1)))
+        held.update(zip(keys, chain((before,), keys), strict=False))
+        self.followers.update(dict.fromkeys(keys[:-1], 1))
 
     def remove(self, key: int) -> int:
         """Hold a chunk no longer; return the one before it."""
@@ -76,7 +79,8 @@ class Eviction(Protocol):
     def added(self, keys: Sequence[int]) -> None:
         """Learn that chunks of a prompt, in order, are held now; the tree has them already.
 
-        The last one counts as the oldest of them.
+        The last one counts as the oldest of them. `used` is called next, for a part that ends with the last one or
+        behind it.
         """
         ...
 

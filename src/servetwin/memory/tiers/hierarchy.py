@@ -38,7 +38,7 @@ class Recall:
         return sum(part.count for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
     """Chunks ``first`` to ``count`` of a prompt that a tier does not hold.
 

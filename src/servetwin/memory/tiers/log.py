@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from array import array
 
+ROWS_AT_ONCE = 128
+
+Row = tuple[int, int, int, int, int, int]
+
 
 class TierLog:
     """Columns, one row per time at which something changed: the state after it, and sums since the start.
@@ -29,18 +33,32 @@ class TierLog:
         self.missed_chunks = array("q")
         self.stored_chunks = array("q")
         self.evicted_chunks = array("q")
+        self._rows: list[Row] = []
 
-    def write(self, time_ns: int, used: int, hit: int, missed: int, stored: int, evicted: int) -> None:
-        """Add a row, or replace the last one if it is of the same time."""
-        if self.time_ns and self.time_ns[-1] == time_ns:
-            for name in self.columns:
-                getattr(self, name).pop()
-        self.time_ns.append(time_ns)
-        self.used_chunks.append(used)
-        self.hit_chunks.append(hit)
-        self.missed_chunks.append(missed)
-        self.stored_chunks.append(stored)
-        self.evicted_chunks.append(evicted)
+    def write(self, row: Row) -> None:
+        """Add a row, in the order of ``columns``, or replace the last one if it is of the same time.
+
+        Rows are kept aside and put into the columns many at a time (`flush`).
+        """
+        rows = self._rows
+        if rows and rows[-1][0] == row[0]:
+            rows[-1] = row
+            return
+        if len(rows) >= ROWS_AT_ONCE:
+            self.flush()
+        rows.append(row)
+
+    def flush(self) -> None:
+        """Put the rows that were kept aside into the columns."""
+        if not self._rows:
+            return
+        columns: list[array[int]] = [getattr(self, name) for name in self.columns]
+        if self.time_ns and self.time_ns[-1] == self._rows[0][0]:
+            for column in columns:
+                column.pop()
+        for column, values in zip(columns, zip(*self._rows, strict=True), strict=True):
+            column.fromlist(list(values))
+        self._rows.clear()
 
     def __len__(self) -> int:
         return len(self.time_ns)

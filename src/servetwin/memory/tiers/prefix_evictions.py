@@ -13,8 +13,8 @@ from collections.abc import Container, Sequence
 
 from servetwin.memory.tiers.base import ChunkTree, evictions
 
-Rank = tuple[int, int]
-"""Uses (0 where they do not count) and time of the latest one: the smallest goes first."""
+Rank = tuple[int, int, int]
+"""Uses (0 where they do not count), time of the latest one, and key of a chunk: the smallest goes first."""
 
 _SPARE = 64
 
@@ -27,24 +27,17 @@ class _PrefixEviction:
         self._uses: dict[int, int] = {}
         self._latest: dict[int, int] = {}
         """Noted at a chunk; no entry: nothing was noted."""
-        self._leaves: list[tuple[Rank, int]] = []
+        self._leaves: list[Rank] = []
         """A heap; entries whose chunk has gone, has others behind it or has another rank are out of date."""
         self._clock = 0
 
-    def _rank(self, key: int) -> Rank:
-        return (self._uses.get(key, 0), self._latest.get(key, 0))
-
     def added(self, keys: Sequence[int]) -> None:
         """Take in chunks; they get their rank when they are used."""
-        for key in keys:
-            if key not in self._tree.followers:
-                self._push(key)
 
     def used(self, keys: Sequence[int], count: int) -> None:
         """Note a use at the deepest chunk."""
-        self._clock += 1
         key = keys[count - 1]
-        self._latest[key] = self._clock
+        self._clock = self._latest[key] = self._clock + 1
         self._count(key, 1)
         if key not in self._tree.followers:
             self._push(key)
@@ -52,29 +45,34 @@ class _PrefixEviction:
     def _count(self, key: int, uses: int) -> None:
         """Note how often; LRU does not count."""
 
+    def _rank(self, key: int) -> Rank:
+        return (self._uses.get(key, 0), self._latest.get(key, 0), key)
+
     def _push(self, key: int) -> None:
-        heapq.heappush(self._leaves, (self._rank(key), key))
+        heapq.heappush(self._leaves, self._rank(key))
         if len(self._leaves) > 2 * len(self._tree.before) + _SPARE:
-            self._leaves = [entry for entry in set(self._leaves) if self._is_next(*entry)]
+            self._leaves = [entry for entry in set(self._leaves) if self._is_next(entry)]
             heapq.heapify(self._leaves)
 
-    def _is_next(self, rank: Rank, key: int) -> bool:
+    def _is_next(self, rank: Rank) -> bool:
+        key = rank[2]
         return key in self._tree.before and key not in self._tree.followers and rank == self._rank(key)
 
     def victims(self, pinned: Container[int], incoming: Sequence[int]) -> list[tuple[int, int]]:
         """Give up a leaf of the smallest rank that is not pinned for each chunk that comes, one by one."""
-        kept: list[tuple[Rank, int]] = []
+        kept: list[Rank] = []
         gone: list[tuple[int, int]] = []
-        while self._leaves and len(gone) < len(incoming):
-            entry = heapq.heappop(self._leaves)
-            if not self._is_next(*entry):
+        leaves, wanted = self._leaves, len(incoming)
+        while leaves and len(gone) < wanted:
+            entry = heapq.heappop(leaves)
+            if not self._is_next(entry):
                 continue
-            if entry[1] in pinned:
+            if entry[2] in pinned:
                 kept.append(entry)
             else:
-                self._give_up_from(entry[1], pinned, len(incoming), gone)
+                self._give_up_from(entry[2], pinned, wanted, gone)
         for entry in kept:
-            heapq.heappush(self._leaves, entry)
+            heapq.heappush(leaves, entry)
         return gone
 
     def _give_up_from(self, key: int, pinned: Container[int], wanted: int, gone: list[tuple[int, int]]) -> None:
@@ -95,9 +93,9 @@ class _PrefixEviction:
                 latest = max(latest, noted.pop(before))
             if before in counted:
                 uses += counted.pop(before)
-            if len(gone) == wanted or before in pinned or (next_rank and next_rank < ((uses, latest), before)):
+            if len(gone) == wanted or before in pinned or (next_rank and next_rank < (uses, latest, before)):
                 self._leave(before, latest, uses)
-                heapq.heappush(leaves, (self._rank(before), before))
+                heapq.heappush(leaves, self._rank(before))
                 return
             key = before
 

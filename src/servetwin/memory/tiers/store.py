@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import takewhile
 
 from servetwin.core.errors import InputError
 from servetwin.memory.tiers.base import NO_CHUNK, ChunkTree, evictions
@@ -53,7 +53,7 @@ class ChunkStore:
         self.capacity_chunks = _UNLIMITED if capacity_chunks is None else capacity_chunks
         self.chunk_tokens = chunk_tokens
         self.chunk_bytes = chunk_bytes
-        self.log = TierLog()
+        self._log = TierLog()
         self.hit_chunks = self.missed_chunks = self.stored_chunks = self.evicted_chunks = 0
         self._tree = ChunkTree()
         self._eviction = evictions.get(eviction, where=name)(self._tree, self.capacity_chunks, **options)
@@ -66,6 +66,12 @@ class ChunkStore:
         return key in self._tree.before
 
     @property
+    def log(self) -> TierLog:
+        """What happened until now."""
+        self._log.flush()
+        return self._log
+
+    @property
     def used_bytes(self) -> int:
         """Bytes of the chunks held."""
         return len(self) * self.chunk_bytes
@@ -73,17 +79,19 @@ class ChunkStore:
     def peek(self, keys: Sequence[int], first: int = 0) -> int:
         """Return how many chunks of a prompt from ``first`` on are held without a gap, and change nothing."""
         held = self._tree.before
-        if first >= len(keys) or keys[first] not in held:
+        behind = len(keys)
+        if first >= behind or keys[first] not in held:
             return 0
-        if not self._tree.gaps:
-            places = range(first, len(keys))
-            return bisect_left(places, True, key=lambda place: keys[place] not in held)
-        found = 0
-        for key in keys[first:]:
-            if key not in held:
-                break
-            found += 1
-        return found
+        if self._tree.gaps:
+            return sum(1 for _ in takewhile(held.__contains__, keys[first:]))
+        known = first + 1
+        while known < behind:  # chunks before ``known`` are held, those from ``behind`` on are not
+            middle = (known + behind) >> 1
+            if keys[middle] in held:
+                known = middle + 1
+            else:
+                behind = middle
+        return known - first
 
     def lookup(self, keys: Sequence[int], now_ns: int, first: int = 0) -> int:
         """Return how many chunks of a prompt from ``first`` on are held without a gap; those count as used."""
@@ -105,62 +113,68 @@ class ChunkStore:
         list of (int, int)
             The chunks given up for it: the key of the one before, and its own.
         """
-        count = min(count, first + self.capacity_chunks)
-        places = self._absent(keys, first, count)
-        pin = self._pin_own(keys, first, count, places)
-        places, gone = self._make_room(keys, places)
-        self.unpin(pin)
-        if places:
-            self._eviction.added(self._hold(keys, places))
-        if found := min(self.peek(keys, first), count - first):
-            self._eviction.used(keys, first + found)
-        self.stored_chunks += len(places)
+        most = first + self.capacity_chunks
+        if count > most:
+            count = most
+        apart = self._tree.gaps or not self._eviction.keeps_prefixes
+        gone, behind = (self._add_apart if apart else self._add_behind)(keys, first, count)
+        if behind > first:
+            self._eviction.used(keys, behind)
         self._write(now_ns)
         return gone
 
-    def _hold(self, keys: Sequence[int], places: Sequence[int]) -> list[int]:
-        """Let the tree have the chunks at ``places``; return their keys."""
-        first = places[0]
-        if not self._tree.gaps and places[-1] - first + 1 == len(places):
-            new = list(keys[first : first + len(places)])
-            if first == 0 or keys[first - 1] in self._tree.before:
-                self._tree.add_chain(new, keys[first - 1] if first else NO_CHUNK)
-                return new
+    def _add_behind(self, keys: Sequence[int], first: int, count: int) -> tuple[list[tuple[int, int]], int]:
+        """Add what is missing where all that is held of a prompt is a prefix; return what went, and where it ends."""
+        start = first + self.peek(keys, first)
+        gone: list[tuple[int, int]] = []
+        if start >= count:
+            return gone, count
+        room = self.capacity_chunks - len(self._tree.before)
+        if room < count - start:
+            pin = self.pin(keys, first, start - first)
+            gone = self._give_up(keys[start + room : count])
+            self.unpin(pin)
+            count = start + room + len(gone)
+        if count > start:
+            new = keys[start:count]
+            self._tree.add_chain(new, keys[start - 1] if start else NO_CHUNK)
+            self._eviction.added(new)
+            self.stored_chunks += count - start
+        return gone, count
+
+    def _add_apart(self, keys: Sequence[int], first: int, count: int) -> tuple[list[tuple[int, int]], int]:
+        """Do the same where any chunk may be held or not."""
+        held = self._tree.before
+        own = [key for key in keys[first:count] if key in held]
+        places = [place for place in range(first, count) if keys[place] not in held]
+        gone: list[tuple[int, int]] = []
+        room = self.capacity_chunks - len(held)
+        if room < len(places):
+            self._keep(own)
+            gone = self._give_up([keys[place] for place in places[room:]])
+            self.unpin(own)
+            places = places[: room + len(gone)]
         for place in places:
             self._tree.add(keys[place], keys[place - 1] if place else NO_CHUNK)
-        return [keys[place] for place in places]
+        if places:
+            self._eviction.added([keys[place] for place in places])
+            self.stored_chunks += len(places)
+        return gone, min(first + self.peek(keys, first), count)
 
-    def _absent(self, keys: Sequence[int], first: int, count: int) -> Sequence[int]:
-        """Return the places of the chunks that are not held."""
-        start = min(first + self.peek(keys, first), count)
-        if not self._tree.gaps:
-            return range(start, count)
-        held = self._tree.before
-        return [place for place in range(start, count) if keys[place] not in held]
-
-    def _pin_own(self, keys: Sequence[int], first: int, count: int, absent: Sequence[int]) -> Sequence[int]:
-        """Keep a prompt's own chunks from being given up for others of it."""
-        if not self._tree.gaps:
-            return self.pin(keys, first, (absent[0] if absent else count) - first)
-        pin = [key for key in keys[first:count] if key in self._tree.before]
-        for key in pin:
-            self._pinned[key] = self._pinned.get(key, 0) + 1
-        return pin
-
-    def _make_room(self, keys: Sequence[int], places: Sequence[int]) -> tuple[Sequence[int], list[tuple[int, int]]]:
-        """Return the first places that there is room for, and what was given up."""
-        room = self.capacity_chunks - len(self)
-        if room >= len(places):
-            return places, []
-        gone = self._eviction.victims(self._pinned, [keys[place] for place in places[room:]])
+    def _give_up(self, incoming: Sequence[int]) -> list[tuple[int, int]]:
+        """Make room for chunks, as far as there can be; return what was given up."""
+        gone = self._eviction.victims(self._pinned, incoming)
         self.evicted_chunks += len(gone)
-        return places[: room + len(gone)], gone
+        return gone
 
     def pin(self, keys: Sequence[int], first: int, count: int) -> Sequence[int]:
         """Keep ``count`` held chunks from being given up, while they are read or written; return what `unpin` takes."""
         if not count:
             return ()
-        pin = (keys[first + count - 1],) if self._eviction.keeps_prefixes else tuple(keys[first : first + count])
+        behind = first + count
+        return self._keep((keys[behind - 1],) if self._eviction.keeps_prefixes else tuple(keys[first:behind]))
+
+    def _keep(self, pin: Sequence[int]) -> Sequence[int]:
         for key in pin:
             self._pinned[key] = self._pinned.get(key, 0) + 1
         return pin
@@ -175,4 +189,5 @@ class ChunkStore:
                 del self._pinned[key]
 
     def _write(self, now_ns: int) -> None:
-        self.log.write(now_ns, len(self), self.hit_chunks, self.missed_chunks, self.stored_chunks, self.evicted_chunks)
+        held = len(self._tree.before)
+        self._log.write((now_ns, held, self.hit_chunks, self.missed_chunks, self.stored_chunks, self.evicted_chunks))

@@ -7,11 +7,29 @@ the tiers after it has arrived, in the order of arrival.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Sequence
 
 from servetwin.memory.tiers.hierarchy import KvTiers, Recall, Write
 from servetwin.memory.tiers.spec import TierDevice, TierSpec, TiersSpec
 from servetwin.memory.tiers.store import ChunkStore
+
+
+class _Queues:
+    """What waits at a device: until when it reads and writes, and its writes that have not arrived, in order."""
+
+    __slots__ = ("device", "read_until_ns", "write_until_ns", "writes")
+
+    def __init__(self, device: TierDevice) -> None:
+        self.device = device
+        self.read_until_ns = self.write_until_ns = 0
+        self.writes: deque[tuple[int, int, TimedTiers, Write]] = deque()
+        """When each arrives, its number, and where."""
+
+    def read(self, num_bytes: int, now_ns: int) -> int:
+        """Put a read into the queue; return when it ends."""
+        self.read_until_ns = max(now_ns, self.read_until_ns) + self.device.copies * self.device.duration_ns(num_bytes)
+        return self.read_until_ns
 
 
 class TierTraffic:
@@ -25,9 +43,9 @@ class TierTraffic:
 
     def __init__(self) -> None:
         self.stores: dict[TierSpec, ChunkStore] = {}
-        self._reads_until_ns: dict[TierDevice, int] = {}
-        self._writes_until_ns: dict[TierDevice, int] = {}
-        self._under_way: list[tuple[int, int, TimedTiers, Write]] = []
+        self._queues: dict[TierDevice, _Queues] = {}
+        self._first_writes: list[tuple[int, int, _Queues]] = []
+        """A heap of the first write of each device that has any: when it arrives, its number, and the device's."""
         self._writes = 0
 
     def tiers_of(self, spec: TiersSpec) -> TimedTiers:
@@ -39,28 +57,39 @@ class TierTraffic:
                 )
         return TimedTiers(spec, [self.stores[tier] for tier in spec.tiers], self)
 
+    def queues_of(self, device: TierDevice) -> _Queues:
+        """Return what waits at a device."""
+        if device not in self._queues:
+            self._queues[device] = _Queues(device)
+        return self._queues[device]
+
     def settle(self, now_ns: int) -> None:
         """Let all writes arrive that are due by ``now_ns``, and what they push out of a tier set off."""
-        under_way = self._under_way
-        while under_way and under_way[0][0] <= now_ns:
-            due_ns, _, tiers, write = heapq.heappop(under_way)
-            tiers.write(tiers.hierarchy.finish_write(write, due_ns), due_ns)
-
-    def read(self, device: TierDevice, num_bytes: int, now_ns: int) -> int:
-        """Put a read into a device's queue; return when it ends."""
-        start_ns = max(now_ns, self._reads_until_ns.get(device, 0))
-        end_ns = start_ns + device.copies * device.duration_ns(num_bytes)
-        self._reads_until_ns[device] = end_ns
-        return end_ns
+        firsts = self._first_writes
+        while firsts and firsts[0][0] <= now_ns:
+            queues = firsts[0][2]
+            due_ns, _, tiers, write = queues.writes.popleft()
+            if queues.writes:
+                next_ns, number, _, _ = queues.writes[0]
+                heapq.heapreplace(firsts, (next_ns, number, queues))
+            else:
+                heapq.heappop(firsts)
+            pushed_out = tiers.hierarchy.finish_write(write, due_ns)
+            if pushed_out:
+                tiers.write(pushed_out, due_ns)
 
     def start_write(self, tiers: TimedTiers, write: Write, now_ns: int) -> int:
         """Put a write into the queue of its tier's device; return when it ends."""
-        device = tiers.spec.devices[write.tier]
-        start_ns = max(now_ns, self._writes_until_ns.get(device, 0))
-        end_ns = start_ns + device.duration_ns(write.num_bytes)
-        self._writes_until_ns[device] = end_ns
-        heapq.heappush(self._under_way, (end_ns, self._writes, tiers, write))
-        self._writes += 1
+        queues = tiers.queues[write.tier]
+        start_ns = queues.write_until_ns
+        if start_ns < now_ns:
+            start_ns = now_ns
+        queues.write_until_ns = end_ns = start_ns + queues.device.duration_ns(write.num_bytes)
+        number = self._writes
+        self._writes = number + 1
+        if not queues.writes:
+            heapq.heappush(self._first_writes, (end_ns, number, queues))
+        queues.writes.append((end_ns, number, tiers, write))
         return end_ns
 
 
@@ -70,6 +99,7 @@ class TimedTiers:
     def __init__(self, spec: TiersSpec, stores: Sequence[ChunkStore], traffic: TierTraffic) -> None:
         self.spec = spec
         self.hierarchy = KvTiers(stores, write=spec.write, promote=spec.promote)
+        self.queues = [traffic.queues_of(device) for device in spec.devices]
         self._traffic = traffic
 
     def peek(self, keys: Sequence[int], first: int, now_ns: int) -> int:
@@ -95,7 +125,7 @@ class TimedTiers:
         ends_ns = []
         for part in recall.parts:
             num_bytes = part.count * self.spec.tiers[part.tier].chunk_bytes
-            ends_ns.append(self._traffic.read(self.spec.devices[part.tier], num_bytes, answered_ns))
+            ends_ns.append(self.queues[part.tier].read(num_bytes, answered_ns))
         return recall, answered_ns, ends_ns
 
     def _asked(self, recall: Recall, wanted: int) -> Sequence[TierSpec]:
