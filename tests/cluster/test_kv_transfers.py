@@ -49,6 +49,18 @@ def test_two_from_one_instance_share_its_port() -> None:
     assert record.moved_bytes.sum() == pytest.approx(2000)
 
 
+def test_all_transfers_share_a_narrow_fabric() -> None:
+    """Between instances that have nothing else in common; alone one has all of it."""
+    transfers = KvTransfers(ports(100, 100, 100, 100), 10, fabric_bytes_per_s=GB / 2)
+    assert landing_ns(transfers, transfers.start(0, 0, 1, 10)) == 2010
+    transfers.start(5000, 0, 1, 10), transfers.start(5000, 2, 3, 10)
+    assert transfers.next_event_ns() == 9000
+    record = next(link for link in transfers.link_records() if link.name == "fabric->fabric-out")
+    transfers.advance(10_000)
+    assert sum(transfers.link_records()[0].moved_bytes) == pytest.approx(3000)
+    assert record.bandwidth_bytes_per_s == GB / 2
+
+
 def test_a_cap_holds_for_each_transfer() -> None:
     """One takes no more than its cap, and two together twice as much."""
     transfers = KvTransfers(ports(100, 100), cap_bytes_per_s=GB / 4)

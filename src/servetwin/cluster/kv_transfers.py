@@ -14,7 +14,10 @@ from servetwin.step.base import StepShape
 from servetwin.step.link_share import LinkTime
 
 FABRIC = "fabric"
-"""The node that joins all instances; it is never full itself."""
+"""The node that joins all instances."""
+
+FAR_SIDE = "fabric-out"
+"""The fabric's other side, where what it carries in all is limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,9 @@ class KvPort:
 class KvTransfers:
     """Transfers as flows over a star of links: each instance has one to the fabric and one back.
 
-    Flows that leave one instance, or come to one, share its bandwidth (max-min fair). What travels is what the receiver
-    holds, or what the sender holds if that is more: heads that one side keeps several times are sent as often.
+    The fabric itself is never full, or one link that all transfers cross. Flows that leave one instance, or come to one,
+    share its bandwidth (max-min fair). What travels is what the receiver holds, or what the sender holds if that is more:
+    heads that one side keeps several times are sent as often.
 
     Layer by layer, the KV of layers that are computed travels while the prompt's other layers are computed: when the
     transfer starts, what a lone flow could have moved in that time is there already, at most all but the last layer.
@@ -63,6 +67,8 @@ class KvTransfers:
         Most that one transfer takes; None: nothing but the links limits it.
     by_layer
         Whether KV travels layer by layer while it is computed.
+    fabric_bytes_per_s
+        What the fabric carries in all; None: whatever the ports do.
     interval_ns
         Over which the links' use is added up.
     link_times
@@ -84,26 +90,21 @@ class KvTransfers:
         message_ns: float = 0.0,
         cap_bytes_per_s: float | None = None,
         by_layer: bool = False,
+        fabric_bytes_per_s: float | None = None,
         interval_ns: int = NS_PER_S,
         link_times: Sequence[LinkTime | None] = (),
     ) -> None:
         if message_tokens < 1:
             raise InputError(f"a message carries at least 1 token, got {message_tokens}")
-        graph = FlowGraph()
-        graph.add_node(FABRIC)
-        for port in ports:
-            own_ns = latency_ns / 2 if port.latency_ns is None else port.latency_ns
-            graph.add_link(port.name, FABRIC, port.bandwidth_bytes_per_s, own_ns, message_ns=message_ns / 2)
+        graph, self._ways = _star(ports, latency_ns, message_ns, fabric_bytes_per_s)
         self.overlaps = by_layer
         self._ports = ports
         self._message_tokens = message_tokens
-        self._cap_bytes_per_s = cap_bytes_per_s
+        self._cap_bytes_per_s, self._fabric_bytes_per_s = cap_bytes_per_s, fabric_bytes_per_s
         self._interval_ns = interval_ns
         self.network = FlowNetwork(graph, interval_ns)
         self.shares_steps = any(link_times)
         self._link_times = link_times
-        self._ways = [(*graph.path(port.name, FABRIC), *graph.path(FABRIC, port.name)) for port in ports]
-        """Both directions of each port."""
         self._instance_at = {link: number for number, way in enumerate(self._ways[: len(link_times)]) for link in way}
 
     def start(self, now_ns: int, source: int, target: int, tokens: int, *, produced_ns: int = 0) -> int:
@@ -118,8 +119,8 @@ class KvTransfers:
     def _left(self, sender: KvPort, receiver: KvPort, whole: int, produced_ns: int) -> int:
         """Return the bytes that have not travelled when the prompt is computed."""
         bandwidth = min(sender.bandwidth_bytes_per_s, receiver.bandwidth_bytes_per_s)
-        if self._cap_bytes_per_s is not None:
-            bandwidth = min(bandwidth, self._cap_bytes_per_s)
+        for limit in (self._cap_bytes_per_s, self._fabric_bytes_per_s):
+            bandwidth = bandwidth if limit is None else min(bandwidth, limit)
         last_layer = -(-whole // max(sender.layers, receiver.layers))
         return max(last_layer, whole - int(bandwidth * produced_ns / NS_PER_S))
 
@@ -165,6 +166,26 @@ class KvTransfers:
     def link_records(self) -> list[LinkRecord]:
         """Return what each direction of each link has carried so far."""
         return link_records_of(self.network, self._interval_ns)
+
+
+def _star(
+    ports: Sequence[KvPort], latency_ns: float, message_ns: float, fabric_bytes_per_s: float | None
+) -> tuple[FlowGraph, list[tuple[int, int]]]:
+    """Return the graph, and both directions of each port."""
+    graph, ways = FlowGraph(), []
+    graph.add_node(FABRIC)
+    far = FABRIC
+    if fabric_bytes_per_s is not None:
+        far = FAR_SIDE
+        graph.add_link(FABRIC, far, fabric_bytes_per_s, both_ways=False)
+    for port in ports:
+        own_ns = latency_ns / 2 if port.latency_ns is None else port.latency_ns
+        out = graph.add_link(
+            port.name, FABRIC, port.bandwidth_bytes_per_s, own_ns, message_ns=message_ns / 2, both_ways=False
+        )
+        graph.add_link(far, port.name, port.bandwidth_bytes_per_s, own_ns, message_ns=message_ns / 2, both_ways=False)
+        ways.append((out, out + 1))
+    return graph, ways
 
 
 def link_records_of(network: FlowNetwork, interval_ns: int) -> list[LinkRecord]:

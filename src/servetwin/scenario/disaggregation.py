@@ -125,7 +125,7 @@ def _transfers(
     interval_ns: int,
     shared: Sequence[LinkTime | None],
 ) -> KvTransfers:
-    cap = options.port.transfer_gb_per_s
+    cap, fabric = options.port.transfer_gb_per_s, options.port.fabric_gb_per_s
     facts = disaggregation_facts(options, replicas)
     return KvTransfers(
         ports,
@@ -134,6 +134,7 @@ def _transfers(
         message_ns=facts["message_us"] * NS_PER_US * facts["messages_per_block"],
         cap_bytes_per_s=None if cap is None else cap * GB,
         by_layer=options.granularity == "layer",
+        fabric_bytes_per_s=None if fabric is None else fabric * GB,
         interval_ns=interval_ns,
         link_times=shared,
     )

@@ -38,6 +38,13 @@ class KvPortOptions(PortOptions):
         description="Of one accelerator's port, per direction; default: 400 Gbit/s (50), or that of the link which it "
         "is, with shared_with: collectives.",
     )
+    fabric_gb_per_s: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="What the network that joins the ports carries in all (a spine that is narrower than its leaves); "
+        "default: whatever the ports do.",
+    )
     shared_with: Annotated[tuple[Literal["collectives", "weights"], ...], Field(strict=False)] = Field(
         (),
         description="What of a step crosses the ports, too, slows KV down and is slowed down: `collectives` (those of "

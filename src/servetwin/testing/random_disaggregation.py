@@ -110,4 +110,7 @@ def _flows(
     """Return transfers over a network whose ports differ, so that several share now this one's, now that one's."""
     per_s = NS_PER_S / max(1, token_ns)
     ports = [KvPort(spec.name, per_s * (1 + number % 3), 1 + number % 2) for number, spec in enumerate(instances)]
-    return KvTransfers(ports, latency_ns, message_tokens=4, message_ns=token_ns, link_times=shares)
+    fabric = per_s * 1.5 if len(instances) % 3 == 0 else None
+    return KvTransfers(
+        ports, latency_ns, message_tokens=4, message_ns=token_ns, link_times=shares, fabric_bytes_per_s=fabric
+    )
