@@ -47,9 +47,9 @@ class KvPort:
 class KvTransfers:
     """Transfers as flows over a star of links: each instance has one to the fabric and one back.
 
-    The fabric itself is never full, or one link that all transfers cross. Flows that leave one instance, or come to one,
-    share its bandwidth (max-min fair). What travels is what the receiver holds, or what the sender holds if that is more:
-    heads that one side keeps several times are sent as often.
+    The fabric itself is never full, or one link that all transfers cross. Flows that leave one instance, or come to
+    one, share its bandwidth (max-min fair). What travels is what the receiver holds, or what the sender holds if that
+    is more: heads that one side keeps several times are sent as often.
 
     Layer by layer, the KV of layers that are computed travels while the prompt's other layers are computed: when the
     transfer starts, what a lone flow could have moved in that time is there already, at most all but the last layer.
