@@ -14,7 +14,7 @@ from servetwin.engine.base import EngineSettings, Ordering, RequestLog, Schedule
 from servetwin.engine.cohort import DecodeCohort
 from servetwin.engine.instance import Instance
 from servetwin.engine.preemption import leave_cohort
-from servetwin.engine.records import ROWS_AT_ONCE, log_span, write_rows
+from servetwin.engine.records import ROWS_AT_ONCE, log_spans, write_rows
 from servetwin.engine.request import Request
 from servetwin.engine.tiers import Completed, InstanceTiers
 from servetwin.memory.tiers import Recall
@@ -246,7 +246,7 @@ class Rank(Instance):
         for request in self.running.values():
             if not request.prefilling and request not in self.paused:
                 self.cohort = self._cohorts[request.lane]
-                log_span(self, request)
+                log_spans(self, [request])
         write_rows(self)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,15 @@ STEPS_AT_ONCE = 24
 """Runs of at least so many steps go into the log's columns by themselves."""
 
 
-def log_span(instance: Instance, request: Request) -> None:
-    """Write down the tokens of a request's stay in the cohort."""
-    tokens = instance.cohort.round - request.start_round
-    if tokens:
-        instance.span_rows.append((request.row, request.start_round, tokens))
-        if instance.has_lanes:
-            instance.log.span_lane.append(request.lane)
+def log_spans(instance: Instance, requests: Iterable[Request]) -> None:
+    """Write down the tokens of requests' stays in the cohort."""
+    now, rows = instance.cohort.round, instance.span_rows
+    for request in requests:
+        start = request.start_round
+        if now > start:
+            rows.append((request.row, start, now - start))
+            if instance.has_lanes:
+                instance.log.span_lane.append(request.lane)
 
 
 def log_steps(instance: Instance, steps: int) -> None:

@@ -46,6 +46,13 @@ class DecodeTime(NamedTuple):
     host_ns: float
     roots: tuple[Root, ...]
 
+    def added_to(self, total: float, tokens: int, share: float) -> float:
+        """Return a time with attention added, at a share of the bandwidth, one kind of layer after the other."""
+        for square, slope, offset, cap in self.roots:
+            data = (slope * (tokens if tokens < cap else cap) + offset) / share
+            total += sqrt(square + data * data)
+        return total
+
     def step_ns(self, tokens: int) -> int:
         """Return the time of one step, rounded once; a run's steps are computed by the same expressions."""
         total = self.flat_ns
