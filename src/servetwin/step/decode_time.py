@@ -91,10 +91,18 @@ class DecodeTime(NamedTuple):
         contexts = np.arange(steps, dtype=np.float64) * growth + tokens  # whole numbers below 2**53: exact
         total = np.full(steps, self.flat_ns)
         for square, slope, offset, cap in self.roots:
-            data = slope * np.minimum(contexts, cap) + offset
-            total += np.sqrt(square + data * data)
-        total = np.maximum(total, self.floor_ns) + self.host_ns
-        durations = np.maximum(np.rint(total), 1.0).astype(np.int64)
+            data = np.minimum(contexts, cap)
+            data *= slope
+            data += offset
+            data *= data
+            data += square
+            total += np.sqrt(data, out=data)
+        np.maximum(total, self.floor_ns, out=total)
+        total += self.host_ns
+        durations = np.maximum(np.rint(total, out=total), 1.0, out=total).astype(np.int64)
+        if int(durations[-1]) * steps <= limit_ns:  # the last step is the longest
+            whole: list[int] = durations.tolist()
+            return whole
         needed = int(np.searchsorted(np.cumsum(durations), limit_ns)) + 1
         run: list[int] = durations[:needed].tolist()
         return run
