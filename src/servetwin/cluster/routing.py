@@ -81,7 +81,9 @@ class Routing:
         model = w.model[row] if w.model is not None else None
         decodes = decodes or (apart is not None and prompt_tokens <= apart.local_prompt_tokens)
         router = apart.decode_router if apart and decodes else self._router
-        candidates = self._candidates_for(model, decodes)
+        candidates = self._candidates.get((model, decodes))
+        if candidates is None:
+            candidates = self._candidates[model, decodes] = self._candidates_for(model, decodes)
         if not len(candidates):
             return None
         keys: Sequence[int] = ()
@@ -106,16 +108,13 @@ class Routing:
 
     def _candidates_for(self, model: str | None, decodes: bool) -> NDArray[np.int64]:
         """Return the instances that serve a model in one of the two roles."""
-        found = self._candidates.get((model, decodes))
-        if found is None:
-            other = "prefill" if decodes else "decode"
-            serving = [
-                i
-                for i, spec in enumerate(self._specs)
-                if (None in (model, spec.model) or spec.model == model) and spec.role != other
-            ]
-            found = self._candidates[model, decodes] = np.array(serving, dtype=np.int64)
-        return found
+        other = "prefill" if decodes else "decode"
+        serving = [
+            i
+            for i, spec in enumerate(self._specs)
+            if (None in (model, spec.model) or spec.model == model) and spec.role != other
+        ]
+        return np.array(serving, dtype=np.int64)
 
     def _may_serve(self, number: int, candidates: NDArray[np.int64]) -> bool:
         if len(candidates) == len(self._specs):

@@ -86,19 +86,22 @@ class DecodeCohort:
         finishing.remove(request)
         if not finishing:
             del self._finish[request.finish_round]
-        return self._forget(request)
+        self._forget([request])
+        return request.base + self.round
 
-    def _forget(self, request: Request) -> int:
-        context_tokens = request.base + self.round
-        residue = request.base % self.block_size
-        self.size -= 1
-        self.kv_tokens -= context_tokens
-        self.counts[residue] -= 1
-        if self._classes is not None:
-            del self._classes[residue][request.row]
-        if self._extremes is not None:
-            self._extremes.remove(request)
-        return context_tokens
+    def _forget(self, requests: list[Request]) -> None:
+        counts, block_size, now = self.counts, self.block_size, self.round
+        kv_tokens = 0
+        for request in requests:
+            base = request.base
+            kv_tokens += base + now
+            counts[base % block_size] -= 1
+            if self._classes is not None:
+                del self._classes[base % block_size][request.row]
+            if self._extremes is not None:
+                self._extremes.remove(request)
+        self.kv_tokens -= kv_tokens
+        self.size -= len(requests)
 
     def advance(self, rounds: int) -> list[Request]:
         """Let ``rounds`` rounds pass (no member's end lies before the last of them); remove and return who ends."""
@@ -107,8 +110,7 @@ class DecodeCohort:
         finished = self._finish.pop(self.round, None)
         if finished is None:
             return []
-        for request in finished:
-            self._forget(request)
+        self._forget(finished)
         return finished
 
     def rounds_to_finish(self, limit: int) -> int:

@@ -17,7 +17,7 @@ from servetwin.engine.base import StepPolicy
 from servetwin.engine.handover import admit_remote, hand_over
 from servetwin.engine.instance_state import InstanceState
 from servetwin.engine.recalls import admit_recalled, load_apart
-from servetwin.engine.records import log_span, log_steps, write_rows
+from servetwin.engine.records import log_spans, log_steps, write_rows
 from servetwin.engine.request import LOCAL, RECALLED, Request
 from servetwin.engine.running_order import schedule_in_order
 from servetwin.engine.runs import adapt_run_limit, run_steps
@@ -255,14 +255,14 @@ class Instance(InstanceState):
             request = waiting[0]
             if request.arrival_ns > self._known_ns:
                 break
-            if request.remote == RECALLED:
-                tokens = admit_recalled(self, request, budget, chunk, now_ns)
-                if not tokens:
-                    break
-                seats -= 1
-                budget -= tokens
-                continue
             if request.remote:
+                if request.remote == RECALLED:
+                    tokens = admit_recalled(self, request, budget, chunk, now_ns)
+                    if not tokens:
+                        break
+                    seats -= 1
+                    budget -= tokens
+                    continue
                 if not admit_remote(self, request, now_ns):
                     break
                 if request.row in self.running:
@@ -382,11 +382,12 @@ class Instance(InstanceState):
             self.batch_started = True
             self.preemptions_since_token = 0
             finished = self.cohort.advance(steps)
-            for request in finished:
-                log_span(self, request)
-                context_tokens = request.prompt_tokens + request.output_tokens - 1
-                request.computed_tokens = context_tokens
-                request.num_blocks = -(-context_tokens // self.block_size)
+            if finished:
+                log_spans(self, finished)
+                block_size = self.block_size
+                for request in finished:
+                    request.computed_tokens = context_tokens = request.prompt_tokens + request.output_tokens - 1
+                    request.num_blocks = -(-context_tokens // block_size)
             if self.planned_steps > 1:
                 adapt_run_limit(self, steps)
         if self.paused:
@@ -448,7 +449,7 @@ class Instance(InstanceState):
         """Complete the log: the last steps, and what unfinished requests have got (if the user cut the run short)."""
         for request in self.running.values():
             if not request.prefilling and request not in self.paused:
-                log_span(self, request)
+                log_spans(self, [request])
         write_rows(self)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from servetwin.core.errors import StuckError
-from servetwin.engine.records import log_span
+from servetwin.engine.records import log_spans
 from servetwin.engine.request import Request
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ FRUITLESS_PREEMPTIONS = 10_000
 
 def leave_cohort(instance: Instance, request: Request) -> None:
     """Take a decoding request out before its end, with its tokens written down."""
-    log_span(instance, request)
+    log_spans(instance, [request])
     request.generated_tokens += instance.cohort.round - request.start_round
     request.computed_tokens = context_tokens = instance.cohort.leave(request)
     request.num_blocks = -(-context_tokens // instance.block_size)

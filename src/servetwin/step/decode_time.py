@@ -46,6 +46,13 @@ class DecodeTime(NamedTuple):
     host_ns: float
     roots: tuple[Root, ...]
 
+    def added_to(self, total: float, tokens: int, share: float) -> float:
+        """Return a time with attention added, at a share of the bandwidth, one kind of layer after the other."""
+        for square, slope, offset, cap in self.roots:
+            data = (slope * (tokens if tokens < cap else cap) + offset) / share
+            total += sqrt(square + data * data)
+        return total
+
     def step_ns(self, tokens: int) -> int:
         """Return the time of one step, rounded once; a run's steps are computed by the same expressions."""
         total = self.flat_ns
@@ -84,10 +91,18 @@ class DecodeTime(NamedTuple):
         contexts = np.arange(steps, dtype=np.float64) * growth + tokens  # whole numbers below 2**53: exact
         total = np.full(steps, self.flat_ns)
         for square, slope, offset, cap in self.roots:
-            data = slope * np.minimum(contexts, cap) + offset
-            total += np.sqrt(square + data * data)
-        total = np.maximum(total, self.floor_ns) + self.host_ns
-        durations = np.maximum(np.rint(total), 1.0).astype(np.int64)
+            data = np.minimum(contexts, cap)
+            data *= slope
+            data += offset
+            data *= data
+            data += square
+            total += np.sqrt(data, out=data)
+        np.maximum(total, self.floor_ns, out=total)
+        total += self.host_ns
+        durations = np.maximum(np.rint(total, out=total), 1.0, out=total).astype(np.int64)
+        if int(durations[-1]) * steps <= limit_ns:  # the last step is the longest
+            whole: list[int] = durations.tolist()
+            return whole
         needed = int(np.searchsorted(np.cumsum(durations), limit_ns)) + 1
         run: list[int] = durations[:needed].tolist()
         return run

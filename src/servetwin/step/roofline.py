@@ -216,8 +216,7 @@ class RooflineStepModel(StepModelBase):
         if self._splits_phases:
             total += self._phases_ns(shape)
         if n:
-            for root in self._decodes[n].roots:
-                total += root.of(shape.decode_kv_tokens, self._mixed_share)
+            total = self._decodes[n].added_to(total, shape.decode_kv_tokens, self._mixed_share)
         if total < self._floor_ns:
             total = self._floor_ns
         return round(total + self._host_ns[sequences]) or 1
@@ -239,8 +238,7 @@ class RooflineStepModel(StepModelBase):
         if self._splits_phases:
             total += self._phases_ns(shape)
         if n:
-            for root in self._decodes[n].roots:
-                total += root.of(shape.decode_kv_tokens, self._mixed_share)
+            total = self._decodes[n].added_to(total, shape.decode_kv_tokens, self._mixed_share)
         return max(total, self._own_floor_ns(num_tokens)) + self._host_ns[num_sequences]
 
     def _own_decode_time(self, key: tuple[int, int, int]) -> DecodeTime:

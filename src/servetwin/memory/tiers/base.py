@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from itertools import chain
 from typing import Protocol
 
 from servetwin.core.registry import Registry
@@ -22,7 +21,8 @@ class ChunkTree:
     before
         Key of each held chunk ► key of the chunk before it (held or not), ``NO_CHUNK`` for a first one.
     followers
-        Key of a chunk (held or not) ► how many held chunks come right behind it.
+        Key of a chunk ► how many held chunks come right behind it, where that is not as usual: 1 for a chunk that is
+        held, 0 for one that is not.
     gaps
         How many held chunks have a predecessor that is not held. Where it is 0, what is held of a prompt is a prefix.
     """
@@ -34,34 +34,48 @@ class ChunkTree:
 
     def add(self, key: int, before: int) -> None:
         """Hold a chunk that is not held."""
+        followers = self.followers.pop(key, 0)
         self.before[key] = before
-        self.gaps -= self.followers.get(key, 0)
-        if before != NO_CHUNK:
-            self.followers[before] = self.followers.get(before, 0) + 1
-            self.gaps += before not in self.before
+        self.gaps -= followers
+        self._set_followers(key, followers, 1)
+        self._add_follower(before)
 
     def add_chain(self, keys: Sequence[int], before: int) -> None:
         """Hold chunks that come one behind the other and are not held; there must be no gaps."""
+        self._add_follower(before)
         held = self.before
-        if before != NO_CHUNK:
-            if before not in held:
-                self.gaps += 1
-            self.followers[before] = self.followers.get(before, 0) + 1
-        held.update(zip(keys, chain((before,), keys), strict=False))
-        self.followers.update(dict.fromkeys(keys[:-1], 1))
+        for key in keys:
+            held[key] = before
+            before = key
+        self.followers[before] = 0
+
+    def _add_follower(self, before: int) -> None:
+        """Count a chunk that has come in behind another."""
+        if before == NO_CHUNK:
+            return
+        usual = int(before in self.before)
+        self.gaps += 1 - usual
+        self._set_followers(before, self.followers.pop(before, usual) + 1, usual)
+
+    def _set_followers(self, key: int, followers: int, usual: int) -> None:
+        if followers != usual:
+            self.followers[key] = followers
 
     def remove(self, key: int) -> int:
         """Hold a chunk no longer; return the one before it."""
         before = self.before.pop(key)
-        self.gaps += self.followers.get(key, 0)
+        followers = self.followers.pop(key, 1)
+        self.gaps += followers
+        self._set_followers(key, followers, 0)
         if before != NO_CHUNK:
-            self.gaps -= before not in self.before
-            left = self.followers[before] - 1
-            if left:
-                self.followers[before] = left
-            else:
-                del self.followers[before]
+            usual = int(before in self.before)
+            self.gaps -= 1 - usual
+            self._set_followers(before, self.followers.pop(before, usual) - 1, usual)
         return before
+
+    def is_last(self, key: int) -> bool:
+        """Return whether a chunk is held and none behind it."""
+        return self.followers.get(key, 1) == 0 and key in self.before
 
 
 class Eviction(Protocol):

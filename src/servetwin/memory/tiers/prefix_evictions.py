@@ -39,7 +39,7 @@ class _PrefixEviction:
         key = keys[count - 1]
         self._clock = self._latest[key] = self._clock + 1
         self._count(key, 1)
-        if key not in self._tree.followers:
+        if self._tree.followers.get(key) == 0:
             self._push(key)
 
     def _count(self, key: int, uses: int) -> None:
@@ -56,7 +56,7 @@ class _PrefixEviction:
 
     def _is_next(self, rank: Rank) -> bool:
         key = rank[2]
-        return key in self._tree.before and key not in self._tree.followers and rank == self._rank(key)
+        return self._tree.is_last(key) and rank == self._rank(key)
 
     def victims(self, pinned: Container[int], incoming: Sequence[int]) -> list[tuple[int, int]]:
         """Give up a leaf of the smallest rank that is not pinned for each chunk that comes, one by one."""
@@ -81,19 +81,22 @@ class _PrefixEviction:
         held, followers = tree.before, tree.followers
         next_rank = leaves[0] if leaves else None
         latest, uses = noted.pop(key, 0), counted.pop(key, 0)
+        del followers[key]  # that it has none; said again of the one that is the last at the end
         while True:
             before = held[key]
             gone.append((before, key))
-            if followers.get(before, 0) != 1 or before not in held:
+            if before in followers or before not in held:
+                followers[key] = 0
                 tree.remove(key)
                 self._leave(before, latest, uses)
                 return
-            del held[key], followers[before]  # as `ChunkTree.remove` does with a leaf, the only one behind another
+            del held[key]  # as `ChunkTree.remove` does with a last chunk, the only one behind another
             if before in noted:
                 latest = max(latest, noted.pop(before))
             if before in counted:
                 uses += counted.pop(before)
             if len(gone) == wanted or before in pinned or (next_rank and next_rank < (uses, latest, before)):
+                followers[before] = 0
                 self._leave(before, latest, uses)
                 heapq.heappush(leaves, self._rank(before))
                 return
