@@ -33,7 +33,7 @@ def log_steps(instance: Instance, steps: int) -> None:
     """
     cache, rows = instance.cache, instance.step_rows
     decoded = instance.cohort.size if instance.decoding else 0
-    tokens = instance.settings.max_num_batched_tokens - instance.budget
+    tokens = instance.step_budget - instance.budget
     used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
     if instance.planned_blocks:
         used, cached = instance.planned_blocks

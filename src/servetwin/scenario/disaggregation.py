@@ -110,7 +110,7 @@ def _port(spec: InstanceSpec, replica: Replica, per_port_bytes_per_s: float) -> 
         spec.name,
         per_port_bytes_per_s * replica.engine.accelerators_per_rank,
         replica.kv_bytes_per_block // spec.settings.block_size,
-        replica.model.num_hidden_layers if replica.has_model else 1,
+        max(1, replica.model.num_hidden_layers // replica.engine.pipeline_parallel_size) if replica.has_model else 1,
     )
 
 
