@@ -16,6 +16,9 @@ from servetwin.core.errors import InputError
 LEAST_ALIGNMENT_TOKENS = 64
 """Chunks are multiples of a KV block's tokens, and at least of this (SGLang)."""
 
+LEAST_GROWTH = 1e-6
+"""Of a token's time from no context to the longest; less is a rounding error of the fit."""
+
 
 @dataclass(frozen=True, slots=True)
 class DynamicChunking:
@@ -77,9 +80,9 @@ def fit_chunk_times(chunks: Sequence[tuple[int, int]], times_ns: Sequence[float]
     new, context = np.array(chunks, dtype=np.float64).T
     columns = np.column_stack([new * new + 2 * context * new, new, np.ones_like(new)])
     quadratic, linear, _ = np.linalg.lstsq(columns, np.array(times_ns, dtype=np.float64), rcond=None)[0].tolist()
-    if quadratic <= 0:
+    if 2 * quadratic * context.max() <= LEAST_GROWTH * abs(linear):
         raise InputError(
-            f"a token's time grows by {2 * quadratic:g} ns with each token before it; dynamic chunking needs more than "
-            "0. With this model, device and step model later chunks take no longer: leave it out"
+            f"a token's time grows by {2 * quadratic:g} ns with each token before it, which is nothing to dynamic "
+            "chunking. With this model, device and step model later chunks take no longer: leave it out"
         )
     return quadratic, max(0.0, linear)

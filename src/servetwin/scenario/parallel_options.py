@@ -84,8 +84,8 @@ class ParallelOptions(Options):
     )
     enable_dynamic_chunking: bool = Field(
         False,
-        description="In a pipeline, let the chunks of a prompt shrink as its context grows, so that all take as long as "
-        "the first one, of max_num_batched_tokens (SGLang).",
+        description="In a pipeline, let the chunks of a prompt shrink as its context grows, so that all take as long "
+        "as the first one, of max_num_batched_tokens (SGLang).",
     )
     dynamic_chunking_smooth_factor: float = Field(
         0.75,
@@ -131,9 +131,7 @@ class ParallelOptions(Options):
                 "above 1",
             )  # fmt: skip
         if "dynamic_chunking_smooth_factor" in self.model_fields_set and not self.enable_dynamic_chunking:
-            raise PydanticCustomError(
-                "chunking", "dynamic_chunking_smooth_factor needs enable_dynamic_chunking: true"
-            )
+            raise PydanticCustomError("chunking", "dynamic_chunking_smooth_factor needs enable_dynamic_chunking: true")
         if self.expert_parallel_size is not None and not self.enable_expert_parallel:
             raise PydanticCustomError("experts", "expert_parallel_size needs enable_expert_parallel: true")
         if self.enable_eplb and not self.enable_expert_parallel:
