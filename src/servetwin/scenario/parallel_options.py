@@ -11,6 +11,9 @@ from servetwin.scenario.base import AS_NAME, Options, PluginOptions, implementat
 
 MOST_ACCELERATORS = 65_536
 
+SMOOTH_FACTOR = 0.75
+"""Default of ``SGLANG_DYNAMIC_CHUNKING_SMOOTH_FACTOR``."""
+
 PlanName: TypeAlias = Annotated[Any, implementation("stage_times_ns", "execution plan"), AS_NAME]
 RoutingName: TypeAlias = Annotated[Any, implementation("loads", "expert routing"), AS_NAME]
 
@@ -88,7 +91,7 @@ class ParallelOptions(Options):
         "as the first one, of max_num_batched_tokens (SGLang).",
     )
     dynamic_chunking_smooth_factor: float = Field(
-        0.75,
+        SMOOTH_FACTOR,
         ge=0,
         le=1,
         description="How far dynamic chunks go from the first one's size towards equal times: 0 not at all, 1 all the "
@@ -130,7 +133,7 @@ class ParallelOptions(Options):
                 "chunking", "enable_dynamic_chunking is for pipelines, as in SGLang: it needs pipeline_parallel_size "
                 "above 1",
             )  # fmt: skip
-        if "dynamic_chunking_smooth_factor" in self.model_fields_set and not self.enable_dynamic_chunking:
+        if self.dynamic_chunking_smooth_factor != SMOOTH_FACTOR and not self.enable_dynamic_chunking:
             raise PydanticCustomError("chunking", "dynamic_chunking_smooth_factor needs enable_dynamic_chunking: true")
         if self.expert_parallel_size is not None and not self.enable_expert_parallel:
             raise PydanticCustomError("experts", "expert_parallel_size needs enable_expert_parallel: true")
