@@ -33,7 +33,8 @@ class KvPort:
     kv_bytes_per_token
         Of one token over all its accelerators, copies of replicated heads counted.
     layers
-        Into how many equal parts, layer by layer, the KV of a token falls.
+        Into how many equal parts, layer by layer, the KV of a token falls: the layers of a pipeline stage, whose
+        accelerators send their own.
     """
 
     name: str
@@ -121,7 +122,7 @@ class KvTransfers:
         bandwidth = min(sender.bandwidth_bytes_per_s, receiver.bandwidth_bytes_per_s)
         for limit in (self._cap_bytes_per_s, self._fabric_bytes_per_s):
             bandwidth = bandwidth if limit is None else min(bandwidth, limit)
-        last_layer = -(-whole // max(sender.layers, receiver.layers))
+        last_layer = -(-whole // sender.layers)
         return max(last_layer, whole - int(bandwidth * produced_ns / NS_PER_S))
 
     def reached(self) -> list[int]:

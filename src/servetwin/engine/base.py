@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from servetwin.core.registry import Registry
+from servetwin.engine.dynamic_chunking import DynamicChunking
 
 NOT_YET = -1
 """A time or number that has not happened (an unfinished request's ``finish_ns``)."""
@@ -38,6 +39,9 @@ class EngineSettings:
         A step is planned when the one before it starts: a request that comes later enters one step later.
     overlap_chunks
         In a pipeline, a prompt's next chunk may be scheduled while the one before is in flight.
+    dynamic_chunking
+        How the token budget of a step shrinks with the context of the first prompt that is not scheduled to its end;
+        None: it does not.
     ready_ns
         Nothing is computed before this time (the model is being loaded); requests wait.
     """
@@ -54,6 +58,7 @@ class EngineSettings:
     idle_poll_ns: int = 0
     async_scheduling: bool = False
     overlap_chunks: bool = True
+    dynamic_chunking: DynamicChunking | None = None
     ready_ns: int = 0
 
 

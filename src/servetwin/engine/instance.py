@@ -158,7 +158,7 @@ class Instance(InstanceState):
         self.preempted = False
         self.decoding = False
         self.chunks = []
-        self.budget = self.settings.max_num_batched_tokens
+        self.budget = self.step_budget = self._token_budget()
         policy = self._only_policy or self._ask_scheduler()
         if policy.decode == "first":
             if self.prefilling:
@@ -175,6 +175,15 @@ class Instance(InstanceState):
             if not self.chunks and not self.preempted and self.cohort.size:
                 self._schedule_decodes_only()
         return policy
+
+    def _token_budget(self) -> int:
+        """Return the most tokens of the next step."""
+        settings = self.settings
+        if settings.dynamic_chunking is not None:
+            for request in self.prefilling:
+                if self.wanted_tokens(request):
+                    return settings.dynamic_chunking.tokens_behind(request.computed_tokens)
+        return settings.max_num_batched_tokens
 
     def _ask_scheduler(self) -> StepPolicy:
         view = self.view

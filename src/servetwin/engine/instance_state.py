@@ -100,6 +100,7 @@ class InstanceState:
         "shares_blocks",
         "span_rows",
         "start_ns",
+        "step_budget",
         "step_model",
         "step_rows",
         "steps_ended",
@@ -185,7 +186,8 @@ class InstanceState:
         """Decoding requests that this step leaves out; they are back in the cohort when it ends."""
         self.chunks: list[tuple[Request, int]] = []
         """Prefills of this step, and how many tokens of each."""
-        self.budget = 0
+        self.budget = self.step_budget = 0
+        """Tokens that the present step may still compute, and that it might compute at its beginning."""
         self.preempted = False
         self.decoding = False
         """Whether the cohort advances in this step."""

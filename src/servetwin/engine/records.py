@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 128
 
+
 def log_spans(instance: Instance, requests: Iterable[Request]) -> None:
     """Write down the tokens of requests' stays in the cohort."""
     now, rows = instance.cohort.round, instance.span_rows
@@ -31,7 +32,7 @@ def log_steps(instance: Instance, steps: int) -> None:
     """
     cache = instance.cache
     decoded = instance.cohort.size if instance.decoding else 0
-    tokens = instance.settings.max_num_batched_tokens - instance.budget
+    tokens = instance.step_budget - instance.budget
     used, cached = instance.planned_blocks or (cache.num_blocks - cache.free_blocks, cache.cached_blocks)
     log_step(instance, (instance.start_ns, instance.ends_ns[0], decoded, tokens, used, cached))
     if steps > 1:

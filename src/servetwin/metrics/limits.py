@@ -147,8 +147,9 @@ def _kind_of_step(
 ) -> dict[str, NDArray[np.bool_]]:
     """Return in which steps each limit kept requests from being admitted; vLLM asks in this order."""
     full = np.greater_equal(running, settings.max_num_seqs)
-    # a prompt that may not be split does not enter a budget that is only partly spent
-    enough = settings.max_num_batched_tokens * (1.0 if settings.enable_chunked_prefill else 0.5)
+    # a prompt that may not be split does not enter a budget that is only partly spent; dynamic chunks leave a quarter
+    part = 0.5 if not settings.enable_chunked_prefill else 0.25 if settings.dynamic_chunking else 1.0
+    enough = settings.max_num_batched_tokens * part
     spent = np.greater_equal(tokens, enough)
     crowded = np.greater_equal(used, 0.5 * settings.num_blocks)
     return {

@@ -24,6 +24,7 @@ from servetwin.scenario.auto_placement import with_placement
 from servetwin.scenario.cold_start import ready_ns
 from servetwin.scenario.disaggregation import make_disaggregation
 from servetwin.scenario.disaggregation_options import DisaggregationOptions
+from servetwin.scenario.dynamic_chunking import build_dynamic_chunking
 from servetwin.scenario.encoders import build_encoders, encoder_notices, encoder_ports
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
@@ -36,6 +37,7 @@ from servetwin.scenario.step_models import build_step_model
 from servetwin.scenario.tiers import with_tiers
 from servetwin.scenario.workload_field import build_workload
 from servetwin.step.link_share import LinkTime
+from servetwin.step.plans.base import ExecutionPlan
 from servetwin.workload.base import Workload
 
 
@@ -213,7 +215,7 @@ def build_instances(replica: Replica, first_group: int = 0) -> list[InstanceSpec
         pool=pool.name,
         device=replica.device_name,
         model=replica.model.name if replica.has_model else None,
-        settings=_settings(replica),
+        settings=_settings(replica, plan),
         scheduler=_scheduler(engine.kind, f"{replica.where}.engine.kind"),
         ordering=_ordering(engine.scheduling_policy, f"{replica.where}.engine.scheduling_policy"),
         step_model=build_step_model(replica) if plan is None else None,
@@ -236,7 +238,7 @@ def build_instances(replica: Replica, first_group: int = 0) -> list[InstanceSpec
     ]
 
 
-def _settings(replica: Replica) -> EngineSettings:
+def _settings(replica: Replica, plan: ExecutionPlan | None) -> EngineSettings:
     engine = replica.engine
     usable = replica.num_gpu_blocks - 1  # vLLM keeps one as its null block
     if usable < 1:
@@ -256,6 +258,7 @@ def _settings(replica: Replica) -> EngineSettings:
         idle_poll_ns=us_to_ns(engine.idle_poll_us),
         async_scheduling=engine.async_scheduling,
         overlap_chunks=engine.pipeline_overlaps_chunks,
+        dynamic_chunking=build_dynamic_chunking(replica, plan),
     )
 
 

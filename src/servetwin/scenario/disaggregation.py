@@ -146,16 +146,23 @@ def _port(spec: InstanceSpec, replica: Replica, port: KvPortOptions) -> KvPort:
         spec.name,
         per_port_bytes_per_s * replica.engine.accelerators_per_rank,
         replica.kv_bytes_per_block // spec.settings.block_size,
-        replica.model.num_hidden_layers if replica.has_model else 1,
+        _layers_of_a_stage(replica) if replica.has_model else 1,
     )
 
 
 def _messages_per_block(replica: Replica) -> int:
-    """Return how many pieces of memory a block of KV is: of a latent attention, one per layer; else keys and values."""
+    """Return how many pieces of memory a rank has of a block of KV.
+
+    Of a latent attention, one per layer; else keys and values.
+    """
     if not replica.has_model:
         return 1
-    model = replica.model
-    return model.num_hidden_layers * (1 if isinstance(model.attention, LatentAttention) else 2)
+    return _layers_of_a_stage(replica) * (1 if isinstance(replica.model.attention, LatentAttention) else 2)
+
+
+def _layers_of_a_stage(replica: Replica) -> int:
+    """Return the layers whose KV one rank has: a pipeline's stages send theirs at the same time."""
+    return -(-replica.model.num_hidden_layers // replica.engine.pipeline_parallel_size)
 
 
 def _check_used(options: DisaggregationOptions) -> None:

@@ -11,6 +11,9 @@ from servetwin.scenario.base import AS_NAME, Options, PluginOptions, implementat
 
 MOST_ACCELERATORS = 65_536
 
+SMOOTH_FACTOR = 0.75
+"""Default of ``SGLANG_DYNAMIC_CHUNKING_SMOOTH_FACTOR``."""
+
 PlanName: TypeAlias = Annotated[Any, implementation("stage_times_ns", "execution plan"), AS_NAME]
 RoutingName: TypeAlias = Annotated[Any, implementation("loads", "expert routing"), AS_NAME]
 
@@ -82,6 +85,18 @@ class ParallelOptions(Options):
         description="In a pipeline, let a prompt's next chunk enter while the one before is in flight, as vLLM does; "
         "false: a request in flight is in no other batch.",
     )
+    enable_dynamic_chunking: bool = Field(
+        False,
+        description="In a pipeline, let the chunks of a prompt shrink as its context grows, so that all take as long "
+        "as the first one, of max_num_batched_tokens (SGLang).",
+    )
+    dynamic_chunking_smooth_factor: float = Field(
+        SMOOTH_FACTOR,
+        ge=0,
+        le=1,
+        description="How far dynamic chunks go from the first one's size towards equal times: 0 not at all, 1 all the "
+        "way (SGLANG_DYNAMIC_CHUNKING_SMOOTH_FACTOR).",
+    )
 
     @property
     def accelerators(self) -> int:
@@ -113,6 +128,13 @@ class ParallelOptions(Options):
                 "partition", "pipeline_partition has {given} numbers, pipeline_parallel_size is {stages}",
                 {"given": len(stages), "stages": self.pipeline_parallel_size},
             )  # fmt: skip
+        if self.enable_dynamic_chunking and self.pipeline_parallel_size == 1:
+            raise PydanticCustomError(
+                "chunking", "enable_dynamic_chunking is for pipelines, as in SGLang: it needs pipeline_parallel_size "
+                "above 1",
+            )  # fmt: skip
+        if self.dynamic_chunking_smooth_factor != SMOOTH_FACTOR and not self.enable_dynamic_chunking:
+            raise PydanticCustomError("chunking", "dynamic_chunking_smooth_factor needs enable_dynamic_chunking: true")
         if self.expert_parallel_size is not None and not self.enable_expert_parallel:
             raise PydanticCustomError("experts", "expert_parallel_size needs enable_expert_parallel: true")
         if self.enable_eplb and not self.enable_expert_parallel:

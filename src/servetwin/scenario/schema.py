@@ -184,6 +184,11 @@ class EngineOptions(ParallelOptions):
                 "budget", "max_num_batched_tokens ({budget}) must be at least max_num_seqs ({limit}), as in vLLM",
                 {"budget": self.max_num_batched_tokens, "limit": limit},
             )  # fmt: skip
+        if self.whole_prompts and self.enable_dynamic_chunking:
+            raise PydanticCustomError(
+                "chunking", "enable_dynamic_chunking needs prompts that are split: enable_chunked_prefill: true and "
+                "kind: vllm",
+            )  # fmt: skip
         if self.whole_prompts and self.max_model_len and self.max_model_len > self.max_num_batched_tokens:
             raise PydanticCustomError(
                 "whole_prompts",

@@ -22,12 +22,22 @@ from servetwin.testing.transfers import (
 )
 
 
-def random_disaggregated_scenario(seed: int) -> RandomScenario:
-    """Return the random disaggregated scenario number ``seed``."""
+def random_disaggregated_scenario(
+    seed: int, change: Callable[[list[InstanceSpec], int], list[InstanceSpec]] | None = None
+) -> RandomScenario:
+    """Return the random disaggregated scenario number ``seed``.
+
+    Parameters
+    ----------
+    change
+        Takes its instances and the longest request's tokens, and returns others in their places.
+    """
     rng = np.random.default_rng([seed, 2])
     workload = random_workload(rng)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     instances = _instances(rng, longest)
+    if change is not None:
+        instances = change(instances, longest)
     if all(spec.model is None for spec in instances):
         workload.model = None if rng.random() < 0.5 else workload.model
     front_end = FrontEnd(int(rng.integers(50)), int(rng.integers(50))) if rng.random() < 0.2 else None

@@ -86,7 +86,7 @@ def random_group(
         Whether now and then only the first rank gets all requests.
     """
     num_ranks = min(int(rng.choice([1, 1, 2, 3, 4])), room)
-    plan = _plan(rng, num_ranks, int(rng.choice([1, 2, 2, 3, 4])))
+    plan = random_plan(rng, num_ranks, int(rng.choice([1, 2, 2, 3, 4])))
     group = number if num_ranks > 1 or rng.random() < 0.5 else -1
     rank = replace(
         spec,
@@ -112,7 +112,8 @@ def _scheduler(scheduler: Scheduler) -> Scheduler:
     return scheduler if type(scheduler).__name__ in ("VllmScheduler", "OrcaScheduler") else schedulers.get("orca")()
 
 
-def _plan(rng: np.random.Generator, num_ranks: int, num_stages: int) -> ExecutionPlan:
+def random_plan(rng: np.random.Generator, num_ranks: int, num_stages: int) -> ExecutionPlan:
+    """Return a plan whose times are drawn, or follow from everything in a batch."""
     if rng.random() < 0.4:
         base, per_token, send = (rng.integers(low, 12, size=num_stages).tolist() for low in (1, 0, 0))
         return SlowestRankPlan(num_ranks, base, per_token, send)

@@ -123,7 +123,7 @@ class StepwiseInstance:
         self.preempted = False
         self.short_of_blocks = False
         self.known_ns = known_ns
-        self.budget = self.settings.max_num_batched_tokens
+        self.budget = self._token_budget()
         prefilling = sum(request.prefilling for request in self.running)
         policy = self.spec.scheduler.plan(
             SchedulerView(
@@ -145,6 +145,13 @@ class StepwiseInstance:
             if not self.scheduled and not self.preempted:
                 self._run_running(now_ns, decodes=True, prefills=False)
         return bool(self.scheduled)
+
+    def _token_budget(self) -> int:
+        """Return the most tokens of a step; with dynamic chunking, by the first prompt that has tokens left for it."""
+        open_prompts = [r for r in self.running if r.prefilling and r.computed < r.known_tokens and self._eligible(r)]
+        if self.settings.dynamic_chunking is None or not open_prompts:
+            return self.settings.max_num_batched_tokens
+        return self.settings.dynamic_chunking.tokens_behind(open_prompts[0].computed)
 
     def _eligible(self, request: StepwiseRequest) -> bool:
         """Return whether a running request may be in the batch that is being put together."""
