@@ -28,6 +28,12 @@ def test_fast_engine_equals_stepwise_engine_on_new_scenarios(seed: int) -> None:
     compare(random_encoder_scenario(seed), str(seed), may_get_stuck=True)
 
 
+@pytest.mark.parametrize("seed", [631, 972, 1386, 1529])
+def test_who_is_released_by_a_rejection_after_encoding_comes_before_the_next_batch(seed: int) -> None:
+    """An encoded request that fits nowhere releases the next of a closed loop, which may join the batch begun then."""
+    compare(random_encoder_scenario(seed), str(seed))
+
+
 def test_random_encoder_scenarios_reach_what_they_are_for() -> None:
     """Among the scenarios are queues, batches, shared links, rejections after encoding, and every kind of cluster."""
     names = ("waited", "together", "slowed down", "rejected", "handed over", "grouped", "tiers", "one network", "loops")
