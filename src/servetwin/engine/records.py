@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 128
 
+
 def log_spans(instance: Instance, requests: Iterable[Request]) -> None:
     """Write down the tokens of requests' stays in the cohort."""
     now, rows = instance.cohort.round, instance.span_rows
