@@ -166,6 +166,9 @@ class _Loop:
         self._steps_on_links = self._share_links(disaggregation, self._handovers)
         self._encoders: Encoders | None = None
         self._embeddings: EmbeddingTransfers | None = None
+        looks_on = self._handovers or self._recalls_apart or self._watches_steps or check_invariants
+        self._only_steps = not (looks_on or self.releases.any)
+        """Whether nobody but the router, and only when requests end, has to do with steps."""
 
     def encode_by(self, pool: EncoderPool | None) -> None:
         """Put encoders in front of the router, if anything is for them."""
@@ -347,6 +350,14 @@ class _Loop:
         unit = self.units[number]
         self._stepped_ns, self._stepped = now_ns, number
         finished = unit.complete(now_ns)
+        if self._only_steps:
+            end_ns = unit.plan(now_ns, horizon_ns)
+            if end_ns is not None:
+                heapq.heappush(self.events, (end_ns, STEP, number))
+            if finished and self._watches_ends:
+                for request in finished:
+                    self.routing.left(self.requests.instance[request.row])
+            return
         if finished and self.releases.any:
             for request in finished:
                 self.releases.after_completion(request.row, now_ns)

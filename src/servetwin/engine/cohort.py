@@ -56,21 +56,19 @@ class DecodeCohort:
 
     def join(self, request: Request, context_tokens: int) -> None:
         """Add a request that has computed ``context_tokens`` and wants more tokens, beginning with the next round."""
-        request.base = base = context_tokens - self.round
-        request.start_round = self.round
+        request.start_round = now = self.round
+        request.base = base = context_tokens - now
         request.lane = self.lane
-        finish_round = self.round + request.output_tokens - request.generated_tokens
-        request.finish_round = finish_round
+        request.finish_round = finish_round = now + request.output_tokens - request.generated_tokens
         self.size += 1
         self.kv_tokens += context_tokens
         self.counts[base % self.block_size] += 1
         if request.admission > self.last_admission:
             self.last_admission = request.admission
-        finishing = self._finish.get(finish_round)
-        if finishing is None:
-            self._finish[finish_round] = [request]
+        if finish_round in self._finish:
+            self._finish[finish_round].append(request)
         else:
-            finishing.append(request)
+            self._finish[finish_round] = [request]
         if self._classes is not None:
             self._classes[base % self.block_size][request.row] = request
         if self._extremes is not None:

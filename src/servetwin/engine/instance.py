@@ -359,15 +359,16 @@ class Instance(InstanceState):
         self.planned_shape = shape = self._shape()
         if self.ready_ns > now_ns:
             now_ns = self.ready_ns
-        steps = 1 if self.chunks or self.paused or not self._skipping else run_steps(self)
-        if steps == 1:
+        if self.chunks or not self._skipping or self.paused or (steps := run_steps(self)) == 1:
             self.ends_ns = (now_ns + self.step_model.duration_ns(shape),)
-        else:
-            durations = self.step_model.decode_run_ns(shape, steps, horizon_ns - now_ns)
-            self.ends_ns = list(accumulate(durations, initial=now_ns))[1:]
+            self.planned_steps = 1
+            self.may_notice = False
+            if not self._skipping:
+                self.planned_blocks = (self.cache.num_blocks - self.cache.free_blocks, self.cache.cached_blocks)
+            return
+        durations = self.step_model.decode_run_ns(shape, steps, horizon_ns - now_ns)
+        self.ends_ns = list(accumulate(durations, initial=now_ns))[1:]
         self.planned_steps = len(self.ends_ns)
-        if not self._skipping:
-            self.planned_blocks = (self.cache.num_blocks - self.cache.free_blocks, self.cache.cached_blocks)
         self.may_notice = self.planned_steps > 1 and not self._deaf
 
     # Completion -----------------------------------------------------------------------------------------------

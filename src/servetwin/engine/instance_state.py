@@ -130,10 +130,9 @@ class InstanceState:
         self.step_model = step_model
         self.requests = requests
         self.log = InstanceLog()
-        self.step_rows: tuple[list[int], ...] = ([], [], [], [], [], [])
-        """Steps that are not yet in the log, by column."""
+        self.step_rows: list[tuple[int, int, int, int, int, int]] = []
         self.span_rows: list[tuple[int, int, int]] = []
-        """Spans that are not yet in the log."""
+        """Steps and spans that are not yet in the log's columns."""
         self.block_size = settings.block_size
         self.shares_blocks = settings.enable_prefix_caching and not distinct
         self.registers_answers = self.shares_blocks and not distinct_answers

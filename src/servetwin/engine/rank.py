@@ -14,7 +14,7 @@ from servetwin.engine.base import EngineSettings, Ordering, RequestLog, Schedule
 from servetwin.engine.cohort import DecodeCohort
 from servetwin.engine.instance import Instance
 from servetwin.engine.preemption import leave_cohort
-from servetwin.engine.records import ROWS_AT_ONCE, log_spans, log_step, write_rows
+from servetwin.engine.records import ROWS_AT_ONCE, log_spans, write_rows
 from servetwin.engine.request import Request
 from servetwin.engine.tiers import Completed, InstanceTiers
 from servetwin.memory.tiers import Recall
@@ -194,11 +194,19 @@ class Rank(Instance):
         return finished
 
     def _log(self, batch: _Batch) -> None:
-        used, cached = batch.kv_used_blocks, batch.kv_cached_blocks
-        log_step(self, (batch.start_ns, batch.end_ns, batch.decoded, batch.tokens, used, cached))
+        self.step_rows.append(
+            (
+                batch.start_ns,
+                batch.end_ns,
+                batch.decoded,
+                batch.tokens,
+                batch.kv_used_blocks,
+                batch.kv_cached_blocks,
+            )
+        )
         if self.has_lanes:
             self.log.lane.append(batch.cohort.lane if batch.cohort else 0)
-        if len(self.step_rows[0]) >= ROWS_AT_ONCE:
+        if len(self.step_rows) >= ROWS_AT_ONCE:
             write_rows(self)
 
     def _join_ready(self, ready: DecodeCohort) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
 from servetwin.engine.request import Request
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from servetwin.engine.instance import Instance
 
 ROWS_AT_ONCE = 128
+
+STEPS_AT_ONCE = 24
+"""Runs of at least so many steps go into the log's columns by themselves."""
 
 
 def log_spans(instance: Instance, requests: Iterable[Request]) -> None:
@@ -28,40 +32,36 @@ def log_spans(instance: Instance, requests: Iterable[Request]) -> None:
 def log_steps(instance: Instance, steps: int) -> None:
     """Write down the steps that have ended (before the cohort advances), and take the blocks of a run's later ones.
 
-    Rows are kept aside, by column, and put into the log many at a time.
+    Rows are kept aside and put into the log's columns many at a time.
     """
-    cache = instance.cache
+    cache, rows = instance.cache, instance.step_rows
     decoded = instance.cohort.size if instance.decoding else 0
     tokens = instance.step_budget - instance.budget
-    used, cached = instance.planned_blocks or (cache.num_blocks - cache.free_blocks, cache.cached_blocks)
-    log_step(instance, (instance.start_ns, instance.ends_ns[0], decoded, tokens, used, cached))
+    used, cached = cache.num_blocks - cache.free_blocks, cache.cached_blocks
+    if instance.planned_blocks:
+        used, cached = instance.planned_blocks
+    rows.append((instance.start_ns, instance.ends_ns[0], decoded, tokens, used, cached))
     if steps > 1:
         _log_further_steps(instance, steps, used)
-    if len(instance.step_rows[0]) >= ROWS_AT_ONCE:
+    if len(rows) >= ROWS_AT_ONCE:
         write_rows(instance)
-
-
-def log_step(instance: Instance, row: tuple[int, int, int, int, int, int]) -> None:
-    """Keep a step's row aside."""
-    start_ns, end_ns, decoded, tokens, used, cached = instance.step_rows
-    start_ns.append(row[0])
-    end_ns.append(row[1])
-    decoded.append(row[2])
-    tokens.append(row[3])
-    used.append(row[4])
-    cached.append(row[5])
 
 
 def _log_further_steps(instance: Instance, steps: int, used: int) -> None:
     used_blocks, cached_blocks = _blocks_of_further_steps(instance, steps, used)
-    start_ns, end_ns, decoded, tokens, all_used, all_cached = instance.step_rows
-    size = [instance.cohort.size] * (steps - 1)
-    start_ns += instance.ends_ns[: steps - 1]
-    end_ns += instance.ends_ns[1:steps]
-    decoded += size
-    tokens += size
-    all_used += used_blocks
-    all_cached += cached_blocks
+    ends, size = instance.ends_ns, instance.cohort.size
+    if steps < STEPS_AT_ONCE:
+        rows = zip(ends, ends[1:steps], repeat(size), repeat(size), used_blocks, cached_blocks, strict=False)
+        instance.step_rows.extend(rows)
+        return
+    write_rows(instance)
+    log, ends = instance.log, list(ends)
+    log.start_ns.fromlist(ends[: steps - 1])
+    log.end_ns.fromlist(ends[1:steps])
+    log.decoded.extend(array("i", [size]) * (steps - 1))
+    log.tokens.extend(array("i", [size]) * (steps - 1))
+    log.kv_used_blocks.fromlist(used_blocks)
+    log.kv_cached_blocks.fromlist(cached_blocks)
 
 
 def _blocks_of_further_steps(instance: Instance, steps: int, used: int) -> tuple[list[int], list[int]]:
@@ -92,12 +92,10 @@ def _blocks_of_further_steps(instance: Instance, steps: int, used: int) -> tuple
 def write_rows(instance: Instance) -> None:
     """Put the steps and spans that were kept aside into the log's columns."""
     log = instance.log
-    columns = (log.start_ns, log.end_ns, log.decoded, log.tokens, log.kv_used_blocks, log.kv_cached_blocks)
-    for column, values in zip(columns, instance.step_rows, strict=True):
-        column.fromlist(values)
-        values.clear()
-    if instance.span_rows:
-        spans = (log.span_request, log.span_round, log.span_tokens)
-        for column, kept in zip(spans, zip(*instance.span_rows, strict=True), strict=True):
-            column.fromlist(list(kept))
-        instance.span_rows.clear()
+    steps = (log.start_ns, log.end_ns, log.decoded, log.tokens, log.kv_used_blocks, log.kv_cached_blocks)
+    spans = (log.span_request, log.span_round, log.span_tokens)
+    for columns, rows in ((steps, instance.step_rows), (spans, instance.span_rows)):
+        if rows:
+            for column, values in zip(columns, zip(*rows, strict=True), strict=True):
+                column.fromlist(list(values))
+        rows.clear()

@@ -64,7 +64,7 @@ class DecodeTime(NamedTuple):
         return round(total + self.host_ns) or 1
 
     def exact_ns(self, tokens: int) -> float:
-        """Return the time of one step, not rounded (written out twice: ``step_ns`` is where simulations spend time)."""
+        """Return the time of one step, not rounded (written out thrice: here is where simulations spend time)."""
         total = self.flat_ns
         for square, slope, offset, cap in self.roots:
             data = slope * (tokens if tokens < cap else cap) + offset
@@ -78,13 +78,24 @@ class DecodeTime(NamedTuple):
 
         The run ends after ``max_steps`` steps, or after the first one at which the sum reaches ``limit_ns``.
         """
-        steps = min(max_steps, max(1, -(-limit_ns // self.step_ns(tokens))))
-        if steps >= _VECTOR_FROM:
-            return self._vector_run(tokens, growth, steps, limit_ns)
-        durations = [self.step_ns(tokens + growth * i) for i in range(steps)]
-        excess = sum(durations) - limit_ns
-        while len(durations) > 1 and excess >= durations[-1]:
-            excess -= durations.pop()
+        if max_steps >= _VECTOR_FROM:
+            max_steps = min(max_steps, max(1, -(-limit_ns // self.step_ns(tokens))))
+            if max_steps >= _VECTOR_FROM:
+                return self._vector_run(tokens, growth, max_steps, limit_ns)
+        flat_ns, floor_ns, host_ns, roots = self
+        durations: list[int] = []
+        left_ns = limit_ns
+        for _ in range(max_steps):
+            total = flat_ns
+            for square, slope, offset, cap in roots:
+                data = slope * (tokens if tokens < cap else cap) + offset
+                total += sqrt(square + data * data)
+            duration = round((floor_ns if total < floor_ns else total) + host_ns) or 1
+            durations.append(duration)
+            left_ns -= duration
+            if left_ns <= 0:
+                break
+            tokens += growth
         return durations
 
     def _vector_run(self, tokens: int, growth: int, steps: int, limit_ns: int) -> Sequence[int]:

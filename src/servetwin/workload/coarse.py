@@ -118,12 +118,10 @@ class CoarseContents:
         lengths: NDArray[np.int64],
     ) -> None:
         self.chunk_tokens = chunk_tokens
-        self._run_id = run_id
-        self._run_chunks = run_chunks
-        self._first = first
-        self._count = count
+        self._table = list(zip(run_id.tolist(), run_chunks.tolist(), strict=True))
+        self._rows = list(zip(first.tolist(), (first + count).tolist(), strict=True))
         self._known_tokens = known_tokens
-        self._lengths = lengths
+        self._known_and_length = list(zip(known_tokens.tolist(), lengths.tolist(), strict=True))
 
     def block_keys(self, request: int, block_size: int) -> Sequence[int]:
         """Return one key per full block of prompt + output of ``request``."""
@@ -131,7 +129,8 @@ class CoarseContents:
 
     def key_runs(self, request: int, block_size: int) -> KeyRuns:
         """Return the keys of `block_keys` as runs."""
-        known = int(self._known_tokens[request]) // block_size
+        known_tokens, length = self._known_and_length[request]
+        known = known_tokens // block_size
         chunk = self.chunk_tokens
         if chunk % block_size == 0:
             runs = self._of_small_blocks(request, chunk // block_size, known)
@@ -140,7 +139,7 @@ class CoarseContents:
         else:
             runs = self._of_any_blocks(request, block_size, known)
         start = _UNKNOWN + request * _STRIDE
-        runs.append(range(start + known, start + int(self._lengths[request]) // block_size))
+        runs.append(range(start + known, start + length // block_size))
         return KeyRuns(runs)
 
     def distinct_behind(self, tokens: NDArray[np.int64]) -> bool:
@@ -148,8 +147,8 @@ class CoarseContents:
         return bool((self._known_tokens <= tokens).all())
 
     def _runs(self, request: int) -> list[tuple[int, int]]:
-        rows = slice(first := int(self._first[request]), first + int(self._count[request]))
-        return list(zip(self._run_id[rows].tolist(), self._run_chunks[rows].tolist(), strict=True))
+        first, behind = self._rows[request]
+        return self._table[first:behind]
 
     def _of_small_blocks(self, request: int, per_chunk: int, known: int) -> list[range]:
         runs = []
@@ -186,11 +185,6 @@ class CoarseContents:
 
 def _as_runs(keys: NDArray[np.int64]) -> list[range]:
     """Return integers as runs of consecutive ones."""
-    starts, lengths = runs_of(keys)
-    return [range(start, start + length) for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
-
-
-def runs_of(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the runs of consecutive integers in an array: their first values and their lengths, shape ``(runs,)``."""
-    starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 2) != 1)
-    return values[starts], np.diff(starts, append=len(values))
+    starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] - 2) != 1)
+    lengths = np.diff(starts, append=len(keys))
+    return [range(start, start + length) for start, length in zip(keys[starts].tolist(), lengths.tolist(), strict=True)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 from numpy.typing import NDArray
 
 from servetwin.core.errors import InputError
-from servetwin.workload.coarse import CoarseContents, runs_of
+from servetwin.workload.coarse import CoarseContents
 
 _START = -1
 
@@ -20,8 +22,10 @@ class IdTree:
     def __init__(self) -> None:
         self._before: dict[int, int] = {}
         """The predecessor of the first id of each run that was seen."""
-        self._run_id: list[NDArray[np.int64]] = []
-        self._run_chunks: list[NDArray[np.int64]] = []
+        self._run_id = array("q")
+        self._run_chunks = array("q")
+        self._count: list[int] = []
+        """How many runs each request has."""
         self._places: list[tuple[str, int]] = []
 
     def add(self, ids: NDArray[np.int64], offset: int, where: str) -> None:
@@ -32,14 +36,17 @@ class IdTree:
         InputError
             If the first id of a run follows another id than it did before.
         """
-        starts, lengths = runs_of(ids) if len(ids) else (ids, ids)
-        before = _START
-        for start, length in zip((starts + offset).tolist(), lengths.tolist(), strict=True):
+        before, first, known = _START, 0, len(self._run_id)
+        lasts = np.flatnonzero(ids[1:] - ids[:-1] != 1).tolist()
+        for last in [*lasts, len(ids) - 1] if len(ids) else ():
+            start = int(ids[first]) + offset
             if self._before.setdefault(start, before) != before:
                 raise _two_predecessors(start, self._before[start], before, offset, where)
-            before = start + length - 1
-        self._run_id.append(starts + offset)
-        self._run_chunks.append(lengths)
+            before = start + last - first
+            self._run_id.append(start)
+            self._run_chunks.append(last + 1 - first)
+            first = last + 1
+        self._count.append(len(self._run_id) - known)
         self._places.append((where, offset))
 
     def contents(
@@ -61,9 +68,9 @@ class IdTree:
         InputError
             If an id begins a run in one request and stands within a run of another.
         """
-        count = np.array([len(runs) for runs in self._run_id], dtype=np.int64)
+        count = np.array(self._count, dtype=np.int64)
         first = np.cumsum(count) - count
-        run_id, run_chunks = np.concatenate(self._run_id), np.concatenate(self._run_chunks)
+        run_id, run_chunks = (np.array(values, dtype=np.int64) for values in (self._run_id, self._run_chunks))
         self._check_within(run_id, run_chunks, first)
         return CoarseContents(chunk_tokens, run_id, run_chunks, first[order], count[order], known, lengths)
 

@@ -30,17 +30,28 @@ class _PrefixEviction:
         self._leaves: list[Rank] = []
         """A heap; entries whose chunk has gone, has others behind it or has another rank are out of date."""
         self._clock = 0
+        self._used: list[int] = []
+        """Deepest chunks of the uses of which no note was taken yet, in order."""
 
     def added(self, keys: Sequence[int]) -> None:
         """Take in chunks; they get their rank when they are used."""
 
     def used(self, keys: Sequence[int], count: int) -> None:
-        """Note a use at the deepest chunk."""
-        key = keys[count - 1]
-        self._clock = self._latest[key] = self._clock + 1
-        self._count(key, 1)
-        if self._tree.followers.get(key) == 0:
-            self._push(key)
+        """Note a use at the deepest chunk; nothing more until somebody has to go."""
+        self._used.append(keys[count - 1])
+
+    def _take_note(self) -> None:
+        """Give the chunks that were used since the last time their ranks."""
+        for key in self._used:
+            self._clock = self._latest[key] = self._clock + 1
+            self._count(key, 1)
+        for key in dict.fromkeys(self._used):
+            if self._tree.is_last(key):
+                heapq.heappush(self._leaves, self._rank(key))
+        self._used.clear()
+        if len(self._leaves) > 2 * len(self._tree.before) + _SPARE:
+            self._leaves = [entry for entry in set(self._leaves) if self._is_next(entry)]
+            heapq.heapify(self._leaves)
 
     def _count(self, key: int, uses: int) -> None:
         """Note how often; LRU does not count."""
@@ -48,18 +59,13 @@ class _PrefixEviction:
     def _rank(self, key: int) -> Rank:
         return (self._uses.get(key, 0), self._latest.get(key, 0), key)
 
-    def _push(self, key: int) -> None:
-        heapq.heappush(self._leaves, self._rank(key))
-        if len(self._leaves) > 2 * len(self._tree.before) + _SPARE:
-            self._leaves = [entry for entry in set(self._leaves) if self._is_next(entry)]
-            heapq.heapify(self._leaves)
-
     def _is_next(self, rank: Rank) -> bool:
         key = rank[2]
         return self._tree.is_last(key) and rank == self._rank(key)
 
     def victims(self, pinned: Container[int], incoming: Sequence[int]) -> list[tuple[int, int]]:
         """Give up a leaf of the smallest rank that is not pinned for each chunk that comes, one by one."""
+        self._take_note()
         kept: list[Rank] = []
         gone: list[tuple[int, int]] = []
         leaves, wanted = self._leaves, len(incoming)
