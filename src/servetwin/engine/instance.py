@@ -14,6 +14,7 @@ from itertools import accumulate
 
 from servetwin.core.errors import InvariantError
 from servetwin.engine.base import StepPolicy
+from servetwin.engine.dynamic_chunking import DynamicChunking
 from servetwin.engine.handover import admit_remote, hand_over
 from servetwin.engine.instance_state import InstanceState
 from servetwin.engine.recalls import admit_recalled, load_apart
@@ -158,7 +159,11 @@ class Instance(InstanceState):
         self.preempted = False
         self.decoding = False
         self.chunks = []
-        self.budget = self.step_budget = self._token_budget()
+        settings = self.settings
+        chunking = settings.dynamic_chunking
+        self.budget = self.step_budget = (
+            settings.max_num_batched_tokens if chunking is None else self._shrunk_budget(chunking)
+        )
         policy = self._only_policy or self._ask_scheduler()
         if policy.decode == "first":
             if self.prefilling:
@@ -176,14 +181,12 @@ class Instance(InstanceState):
                 self._schedule_decodes_only()
         return policy
 
-    def _token_budget(self) -> int:
-        """Return the most tokens of the next step."""
-        settings = self.settings
-        if settings.dynamic_chunking is not None:
-            for request in self.prefilling:
-                if self.wanted_tokens(request):
-                    return settings.dynamic_chunking.tokens_behind(request.computed_tokens)
-        return settings.max_num_batched_tokens
+    def _shrunk_budget(self, chunking: DynamicChunking) -> int:
+        """Return the most tokens of the next step, which fewer fit in the further a prompt is."""
+        for request in self.prefilling:
+            if self.wanted_tokens(request):
+                return chunking.tokens_behind(request.computed_tokens)
+        return self.settings.max_num_batched_tokens
 
     def _ask_scheduler(self) -> StepPolicy:
         view = self.view
