@@ -242,6 +242,9 @@ def test_recalls_find_what_a_plain_search_finds(
         for tier in tiers.tiers:
             held = tier._tree.before
             assert tier._tree.gaps == sum(before != -1 and before not in held for before in held.values())
+            for key in {*held, *held.values()} - {-1}:
+                followers = sum(before == key for before in held.values())
+                assert tier._tree.followers.get(key, int(key in held)) == followers
             assert len(tier) <= tier.capacity_chunks
 
 

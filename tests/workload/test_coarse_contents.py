@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servetwin.core.errors import InputError
-from servetwin.workload.coarse import CoarseContents, KeyRuns, keys_of
+from servetwin.workload.base import DistinctContents, Workload
+from servetwin.workload.coarse import CoarseContents, KeyRuns, answers_are_distinct, keys_of
 from servetwin.workload.contents import SegmentContents
 from servetwin.workload.id_tree import IdTree
 
@@ -98,6 +99,17 @@ def test_keys_come_as_runs_where_they_are_known_as_runs() -> None:
     assert isinstance(keys, KeyRuns)
     assert len(keys.runs) == 2
     assert list(keys) == contents.block_keys(0, 4)
+
+
+def test_answers_are_distinct_where_ids_end_with_the_prompt() -> None:
+    """Ids that cover no more than prompts leave answers to their own requests; contents that cannot say so may not."""
+    zero, prompt, output = (np.full(2, value) for value in (0, 12, 5))
+    workload = Workload(zero, prompt, output, contents=contents_of([[1, 2], [1, 3]], [12, 12], [17, 17]))
+    assert answers_are_distinct(workload)
+    workload.contents = contents_of([[1, 2], [1, 2]], [12, 13], [17, 17])
+    assert not answers_are_distinct(workload)
+    workload.contents = DistinctContents(prompt + output)
+    assert not answers_are_distinct(workload)
 
 
 @pytest.mark.parametrize(
