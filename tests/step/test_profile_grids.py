@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from servetwin.step.profile.grids import fill, isotonic, monotone, refine, trimmed_length, without_holes
+from servetwin.step.profile.kernel_curve import KernelCurve, kernel_changes
 from servetwin.step.profile.monotone_curve import MonotoneCurve
 from servetwin.step.profile.tables import Curve
 
@@ -92,3 +93,24 @@ def test_slope_beyond_is_robust() -> None:
     times = 1000.0 + 50.0 * at
     times[-1] *= 0.8
     assert MonotoneCurve(Curve(at, times))(8192) == pytest.approx(1000 + 50 * 8192, rel=0.03)
+
+
+def test_a_slow_kernel_is_kept_and_noise_is_not() -> None:
+    """Twelve slow samples before a fall are a kernel of their own; eleven, or a fall by less than 3 %, are noise."""
+    at = np.arange(1, 101)
+    rise = 100.0 + 0.01 * at
+    for width, part, kept in ((12, 1.2, True), (11, 1.2, False), (12, 1.02, False)):
+        times = rise.copy()
+        times[60 - width : 60] *= part
+        curve = KernelCurve(Curve(at, times))
+        assert (curve(60) == pytest.approx(times[59])) is kept
+        assert (curve(61) < curve(60)) is kept
+        assert list(kernel_changes(times)) == ([60] if kept else [])
+
+
+@given(counts, st.integers(0, 10_000))
+@settings(max_examples=100)
+def test_few_samples_fall_nowhere(at: list[int], seed: int) -> None:
+    """Below 24 samples a curve of kernels is the monotone one."""
+    curve = Curve(np.array(at[:23]), np.random.default_rng(seed).uniform(1, 1e6, len(at[:23])))
+    assert [KernelCurve(curve)(count) for count in at] == [MonotoneCurve(curve)(count) for count in at]

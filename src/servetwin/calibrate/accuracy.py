@@ -51,7 +51,8 @@ so that not every number is a blind prediction:
 
 - the host overhead of vLLM and the launch time of steps with a chunk, on the Llama-3.1-8B run on an RTX PRO 6000;
 - what an all-reduce over PCIe takes beside its bytes, on decode steps of the Qwen3-32B run on two of them;
-- the host overhead on a TPU, on the run of figure 9.
+- the host overhead on a TPU, on the run of figure 9;
+- how far flat decode tables of the A6000 are tilted, on figure 5's MD, SD+PC and SM (not on PDD).
 
 Where a heading says that the host overhead was fitted, nothing but its part per step was, on the run that it names. The
 attention tables of the A6000 carry factors that were tuned to these runs by those who made them (FORMATS 5.10).

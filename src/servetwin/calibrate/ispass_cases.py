@@ -126,10 +126,16 @@ def tpu_case(reference: Path) -> CaseResult:
 def throughput_case(reference: Path, case: SeriesCase) -> tuple[CaseResult, Result]:
     """Return a run's throughput over time beside the measured one, and the run."""
     result = case.run.simulate(reference)
-    folder = reference / ROOT / case.figure
-    measured, lss = (_curve(folder / kind / f"{case.series}_throughput.tsv") for kind in ("reference", "parsed"))
+    measured, lss = measured_curves(reference, case)
     ours = token_curve(result)
     return CaseResult(f"{case.title}, default mode", series_checks(case, measured, lss, ours)), result
+
+
+def measured_curves(reference: Path, case: SeriesCase) -> tuple[TokenCurve, TokenCurve]:
+    """Return the measured tokens over time, and LLMServingSim's."""
+    folder = reference / ROOT / case.figure
+    measured, lss = (_curve(folder / kind / f"{case.series}_throughput.tsv") for kind in ("reference", "parsed"))
+    return measured, lss
 
 
 def series_checks(case: SeriesCase, measured: TokenCurve, lss: TokenCurve, ours: TokenCurve) -> list[Check]:

@@ -41,6 +41,10 @@ class TokenCurve:
         """Tokens in all."""
         return float(self.tokens[-1])
 
+    def shifted(self, later_s: float) -> TokenCurve:
+        """Return the curve ``later_s`` later (earlier if negative)."""
+        return TokenCurve(self.time_s + later_s, self.tokens)
+
     def time_of_share(self, share: float) -> float:
         """Return the moment at which ``share`` (above 0, at most 1) of the tokens is out."""
         goal = share * self.total

@@ -8,6 +8,7 @@ from servetwin.core.units import NS_PER_US
 from servetwin.llm.parallel import Parallelism
 from servetwin.network.base import Collectives
 from servetwin.step.host import HostOverhead
+from servetwin.step.profile.kernel_curve import KernelCurve
 from servetwin.step.profile.layers import BLOCK_LAYERS
 from servetwin.step.profile.lss_lookup import LssCurve
 from servetwin.step.profile.monotone_curve import MonotoneCurve
@@ -59,7 +60,7 @@ class FixedParts:
         self._by_sequences: dict[tuple[int, bool], float] = {}
 
     def _set_curves(self, profile: Profile, options: ProfileOptions) -> None:
-        curve: type[LssCurve] | type[MonotoneCurve] = LssCurve if options.interpolation == "lss" else MonotoneCurve
+        curve = _reading(profile, options)
         ends = {"embedding": self._ranks.is_first_stage, "final_layernorm": self._ranks.is_last_stage}
         self._curves = {name: curve(table) for name, table in profile.dense.items() if ends.get(name, True)}
         heads = profile.per_sequence if self._ranks.is_last_stage else {}
@@ -106,3 +107,13 @@ class FixedParts:
         host_ns = self._host.of_requests_ns(sequences) if self._ranks.is_first_stage else 0.0
         parts["host"] = host_ns + (self._eager_ns if mixed else 0.0)
         return parts
+
+
+def _reading(profile: Profile, options: ProfileOptions) -> type[LssCurve] | type[MonotoneCurve]:
+    """Return how the layers' samples are read.
+
+    Where sizes are padded to powers of two (a TPU) every size is a program of its own, not a choice among kernels.
+    """
+    if options.interpolation == "lss":
+        return LssCurve
+    return MonotoneCurve if profile.token_padding == "power_of_two" else KernelCurve

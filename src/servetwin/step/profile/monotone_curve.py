@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from servetwin.step.profile.grids import isotonic
+from servetwin.step.profile.grids import Floats, isotonic
 from servetwin.step.profile.tables import Curve
 
 
@@ -17,9 +17,12 @@ class MonotoneCurve:
 
     def __init__(self, curve: Curve) -> None:
         self._counts = curve.counts
-        self._times = isotonic(curve.time_ns, 0)
+        self._times = self._smoothed(curve)
         self.last = int(curve.counts[-1])
         self.slope = _median_slope(curve)
+
+    def _smoothed(self, curve: Curve) -> Floats:
+        return isotonic(curve.time_ns, 0)
 
     def __call__(self, count: float) -> float:
         """Return the time for ``count`` tokens, sequences or pairs, in nanoseconds."""
