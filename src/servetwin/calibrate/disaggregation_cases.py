@@ -40,9 +40,9 @@ def disaggregation_cases(reference: Path) -> list[CaseResult]:
     )
     remarks = [
         f"Where a request's time goes on average: {breakdown}.",
-        "No figure is fitted on this run. Its software is not known; the default connector's costs are taken. That matrix "
-        "products fall where another kernel takes over (from 82 to 83 tokens here) was found by looking at it: smoothed "
-        "over, WAPE was 3.36 %; with falls of 4, 8 or 12 samples, or with the bare rows, it is 2.75 to 2.80 %.",
+        "No figure is fitted on this run. Its software is not known; the default connector's costs are taken. That "
+        "matrix products fall where another kernel takes over (from 82 to 83 tokens here) was found by looking at it: "
+        "smoothed over, WAPE was 3.36 %; with falls of 4, 8 or 12 samples, or with the bare rows, 2.75 to 2.80 %.",
         _sensitivity(reference, result),
     ]
     return [CaseResult(case.title, case.checks, remarks), predicted_worst(reference, "pd", PREDICTED)]
