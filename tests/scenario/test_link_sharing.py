@@ -90,6 +90,25 @@ def test_loads_of_weights_share_links() -> None:
     assert mean_part(together, "decode_s") > mean_part(alone, "decode_s")
 
 
+def offloaded(**engine: Any) -> dict[str, Any]:
+    """Return a pool with half of its layers in host memory, which is as fast as the ports."""
+    memory = [{"name": "host", "capacity_gb": 400, "bandwidth_gb_per_s": 50}]
+    hardware = {"device": "H100-SXM", "memory": memory}
+    return {"hardware": hardware, "placement": {"layers": {"host": 16}}, "engine": engine}
+
+
+WEIGHTS = {"connector": "mooncake", "port": {"bandwidth_gb_per_s": 50, "shared_with": ["weights"]}}
+
+
+def test_other_pools_may_have_several_batches_in_flight() -> None:
+    """Nobody asks the steps of a pool that does not use the ports: a pipeline, or LLMServingSim's members."""
+    members = {"engine": {"data_parallel_size": 2, "enable_expert_parallel": True}}
+    model = {"model": "Qwen/Qwen3-30B-A3B", "workload": LOAD | {"requests": 10}}
+    for decode in (members | {"step": {"plan": {"kind": "lss_waves"}}}, {"engine": {"pipeline_parallel_size": 2}}):
+        result = servetwin.simulate(apart(WEIGHTS, offloaded(), **decode) | model)
+        assert result.summary["requests"]["completed"] == 10
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -106,7 +106,9 @@ class KvTransfers:
         self.network = FlowNetwork(graph, interval_ns)
         self.shares_steps = any(link_times)
         self._link_times = link_times
-        self._instance_at = {link: number for number, way in enumerate(self._ways[: len(link_times)]) for link in way}
+        self._instance_at = {
+            link: number for number, one in enumerate(link_times) if one is not None for link in self._ways[number]
+        }
 
     def start(self, now_ns: int, source: int, target: int, tokens: int, *, produced_ns: int = 0) -> int:
         """See `Transfers`; ``produced_ns`` counts only layer by layer."""
@@ -126,9 +128,13 @@ class KvTransfers:
         return max(last_layer, whole - int(bandwidth * produced_ns / NS_PER_S))
 
     def reached(self) -> list[int]:
-        """Return the instances to whose ports transfers have come since the last call."""
+        """Return the instances whose steps use their ports, and to whose ports transfers came since the last call."""
         links = self.network.links_reached()
         return list(dict.fromkeys(self._instance_at[link] for link in links if link in self._instance_at))
+
+    def shares_steps_of(self, instance: int) -> bool:
+        """Return whether an instance's steps use its port."""
+        return bool(self._link_times) and self._link_times[instance] is not None
 
     def begin_step(
         self, now_ns: int, instances: Sequence[int], shapes: Sequence[StepShape | None], alone_ns: int, left_ns: int

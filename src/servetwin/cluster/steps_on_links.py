@@ -34,13 +34,20 @@ class StepsOnLinks:
     ) -> None:
         self._transfers, self._units, self._events, self._kind = transfers, units, events, kind
         self._expect = expect
-        self._unit_of = {instance.number: number for number, unit in enumerate(units) for instance in members(unit)}
+        self._unit_of = {
+            instance.number: number
+            for number, unit in enumerate(units)
+            for instance in members(unit)
+            if transfers.shares_steps_of(instance.number)
+        }
+        self._sharing = set(self._unit_of.values())
+        """Units whose steps use their ports: of others (those with several batches in flight) nobody asks a step."""
         self._unit_of_step: dict[int, int] = {}
         self._taking_part: set[int] = set()
 
     def look(self, number: int, now_ns: int) -> None:
         """Let the step that a unit has just begun take part if KV crosses its links."""
-        if self._join(number, now_ns):
+        if len(self._transfers.network) and self._join(number, now_ns):
             self._expect()
 
     def meet(self) -> None:
@@ -58,7 +65,7 @@ class StepsOnLinks:
 
     def _join(self, number: int, now_ns: int) -> bool:
         unit = self._units[number]
-        if number in self._taking_part or not unit.computing:
+        if number not in self._sharing or number in self._taking_part or not unit.computing:
             return False
         start_ns, end_ns, shapes = unit.step_under_way
         if end_ns <= now_ns:
