@@ -100,6 +100,27 @@ def offloaded(**engine: Any) -> dict[str, Any]:
 WEIGHTS = {"connector": "mooncake", "port": {"bandwidth_gb_per_s": 50, "shared_with": ["weights"]}}
 
 
+def test_idle_instances_are_polled_while_a_step_lasts_longer_than_planned() -> None:
+    """A dozen prompts' KV makes a decode step several times as long as its operators, which are looked at."""
+    many = {
+        "requests": 60,
+        "arrivals": {"kind": "poisson", "rate_per_s": 3},
+        "prompt_tokens": 20_000,
+        "output_tokens": 4,
+    }
+    slow = {"connector": "mooncake", "port": {"bandwidth_gb_per_s": 5, "shared_with": ["weights"]}}
+    decode = offloaded(idle_poll_us=100) | {"replicas": 3}
+    result = servetwin.simulate(apart(slow, {"replicas": 12}, **decode) | {"workload": LOAD | many})
+    assert result.summary["requests"]["completed"] == 60
+
+
+def test_loads_meet_only_kv_that_comes_in() -> None:
+    """A prompt's KV leaves while weights come in: links carry both ways at once."""
+    apart_from = WEIGHTS | {"port": {"bandwidth_gb_per_s": 50}}
+    shared, own = (servetwin.simulate(apart(how, offloaded()) | {"workload": LOAD}) for how in (WEIGHTS, apart_from))
+    assert shared.summary["breakdown_s"] == own.summary["breakdown_s"]
+
+
 def test_other_pools_may_have_several_batches_in_flight() -> None:
     """Nobody asks the steps of a pool that does not use the ports: a pipeline, or LLMServingSim's members."""
     members = {"engine": {"data_parallel_size": 2, "enable_expert_parallel": True}}

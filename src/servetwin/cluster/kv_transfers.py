@@ -141,7 +141,8 @@ class KvTransfers:
     ) -> int | None:
         """Let a step share the ports of its instances with the transfers that cross them; return its number.
 
-        None if no transfer does, or the step does not use the ports.
+        None if no transfer does, or the step does not use the ports. Collectives send and receive, and meet transfers
+        in both directions; loads only come in.
 
         Parameters
         ----------
@@ -151,8 +152,11 @@ class KvTransfers:
             How long the step lasts alone, and what of that is left.
         """
         link_time = self._link_times[instances[0]]
-        ways = [self._ways[number] for number in instances]
-        if link_time is None or not any(self.network.is_crossed(way) for way in ways):
+        if link_time is None:
+            return None
+        first = 1 if link_time.comes_in else 0
+        ways = [self._ways[number][first:] for number in instances]
+        if not any(self.network.is_crossed(way) for way in ways):
             return None
         use = link_time.of(shapes)
         transfer_ns = min(use.transfer_ns, alone_ns)

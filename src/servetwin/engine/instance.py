@@ -69,10 +69,11 @@ class Instance(InstanceState):
     def next_look_ns(self, now_ns: int) -> int:
         """Return when idle instances are looked at next while this one computes: when one of its operators ends.
 
-        Only where the step model knows its operators' ends, and arrivals are polled for (LLMServingSim).
+        Only where the step model knows its operators' ends, and arrivals are polled for (LLMServingSim). They are those
+        of a step alone: of one that a shared link makes longer none is known beyond, and it is looked at once.
         """
         operator_ends_ns = getattr(self.step_model, "operator_ends_ns", None)
-        if operator_ends_ns is None:
+        if operator_ends_ns is None or now_ns > self.ends_ns[-1]:
             return now_ns
         step = bisect_left(self.ends_ns, now_ns)
         start_ns = self.ends_ns[step - 1] if step else self.start_ns

@@ -62,6 +62,8 @@ class LinkTime:
                 "does not tell its loads"
             )
         self._timing, self._collectives, self._loads = timing, collectives, loads
+        self.comes_in = collectives is None
+        """Whether all that it moves comes in, and nothing leaves by the link (loads alone)."""
 
     def of(self, shapes: Sequence[StepShape | None]) -> LinkUse:
         """Return what a step does on the link; ``shapes``: of each rank, None for one that keeps the others company."""

@@ -25,7 +25,7 @@ def random_link_times(rng: np.random.Generator, instances: Sequence[InstanceSpec
         if spec.plan is None:
             by_timing[id(timing)] = LinkTime(
                 cast(StepModel, _Other(timing, 1.0, loads)),
-                _slower(timing, collectives),
+                _slower(timing, collectives) if collectives else None,
                 _slower(timing, min(loads, exposed)) if loads else None,
             )
         elif collectives and spec.plan.num_stages == 1:
