@@ -90,9 +90,9 @@ def test_loads_of_weights_share_links() -> None:
     assert mean_part(together, "decode_s") > mean_part(alone, "decode_s")
 
 
-def offloaded(**engine: Any) -> dict[str, Any]:
+def offloaded(gb_per_s: float = 50, **engine: Any) -> dict[str, Any]:
     """Return a pool with half of its layers in host memory, which is as fast as the ports."""
-    memory = [{"name": "host", "capacity_gb": 400, "bandwidth_gb_per_s": 50}]
+    memory = [{"name": "host", "capacity_gb": 400, "bandwidth_gb_per_s": gb_per_s}]
     hardware = {"device": "H100-SXM", "memory": memory}
     return {"hardware": hardware, "placement": {"layers": {"host": 16}}, "engine": engine}
 
@@ -109,7 +109,7 @@ def test_idle_instances_are_polled_while_a_step_lasts_longer_than_planned() -> N
         "output_tokens": 4,
     }
     slow = {"connector": "mooncake", "port": {"bandwidth_gb_per_s": 5, "shared_with": ["weights"]}}
-    decode = offloaded(idle_poll_us=100) | {"replicas": 3}
+    decode = offloaded(5, idle_poll_us=100) | {"replicas": 3}
     result = servetwin.simulate(apart(slow, {"replicas": 12}, **decode) | {"workload": LOAD | many})
     assert result.summary["requests"]["completed"] == 60
 
@@ -119,6 +119,22 @@ def test_loads_meet_only_kv_that_comes_in() -> None:
     apart_from = WEIGHTS | {"port": {"bandwidth_gb_per_s": 50}}
     shared, own = (servetwin.simulate(apart(how, offloaded()) | {"workload": LOAD}) for how in (WEIGHTS, apart_from))
     assert shared.summary["breakdown_s"] == own.summary["breakdown_s"]
+
+
+def test_memory_slower_than_the_port_leaves_the_rest_to_kv() -> None:
+    """Loads at a fifth of the port's bandwidth go on at that rate beside a transfer; what KV loses is their bytes."""
+    slow, options = offloaded(10), {"port": {"bandwidth_gb_per_s": 50}}
+    shared, own = (servetwin.simulate(apart(how, **slow) | {"workload": LOAD}) for how in (WEIGHTS, WEIGHTS | options))
+    assert shared.summary["breakdown_s"]["decode_s"] == pytest.approx(own.summary["breakdown_s"]["decode_s"], rel=0.01)
+    times = [result.summary["breakdown_s"]["transfer_s"] for result in (shared, own)]
+    assert times[1] < times[0] < 1.26 * times[1]
+
+
+def test_a_fast_memory_that_holds_nothing_does_not_matter() -> None:
+    """Only memory from which something comes is held against the port."""
+    pool = offloaded()
+    pool["hardware"]["memory"].append({"name": "cxl", "capacity_gb": 400, "bandwidth_gb_per_s": 500})
+    assert build(load_scenario(apart(WEIGHTS, pool))).shared_links[0] is not None
 
 
 def test_other_pools_may_have_several_batches_in_flight() -> None:
@@ -165,6 +181,10 @@ def test_other_pools_may_have_several_batches_in_flight() -> None:
                 engine={"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
             ),
             ["several batches in flight"],
+        ),
+        (
+            apart(WEIGHTS | {"port": {"bandwidth_gb_per_s": 40, "shared_with": ["weights"]}}, offloaded(50)),
+            ["cluster.pre", "'host'", "50 GB/s", "40 GB/s", "per_rank_gb_per_s"],
         ),
         (apart({"port": {"shared_with": ["tiers"]}}), ["shared_with", "collectives", "weights"]),
     ],

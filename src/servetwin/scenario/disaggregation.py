@@ -14,13 +14,12 @@ from servetwin.engine.base import FirstToken
 from servetwin.llm.parts import LatentAttention
 from servetwin.scenario.disaggregation_options import (
     DEFAULT_LATENCY_US,
-    DEFAULT_PORT_GB_PER_S,
     DisaggregationOptions,
     KvPortOptions,
     PortOptions,
 )
 from servetwin.scenario.hardware import Replica
-from servetwin.scenario.link_sharing import shared_port_bytes_per_s
+from servetwin.scenario.link_sharing import accelerator_port_bytes_per_s
 from servetwin.step.link_share import LinkTime
 
 
@@ -107,11 +106,6 @@ def _ports(
     return [_port(spec, by_pool[spec.pool], options.port) for spec in instances]
 
 
-def port_bytes_per_s(port: PortOptions) -> float:
-    """Return the bandwidth of one port."""
-    return (DEFAULT_PORT_GB_PER_S if port.bandwidth_gb_per_s is None else port.bandwidth_gb_per_s) * GB
-
-
 def port_latency_us(port: PortOptions) -> float:
     """Return the latency of a transfer, from end to end."""
     return DEFAULT_LATENCY_US if port.latency_us is None else port.latency_us
@@ -141,10 +135,9 @@ def _transfers(
 
 
 def _port(spec: InstanceSpec, replica: Replica, port: KvPortOptions) -> KvPort:
-    per_port_bytes_per_s = shared_port_bytes_per_s(port, replica) or port_bytes_per_s(port)
     return KvPort(
         spec.name,
-        per_port_bytes_per_s * replica.engine.accelerators_per_rank,
+        accelerator_port_bytes_per_s(port, replica) * replica.engine.accelerators_per_rank,
         replica.kv_bytes_per_block // spec.settings.block_size,
         _layers_of_a_stage(replica) if replica.has_model else 1,
     )

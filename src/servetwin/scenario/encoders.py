@@ -11,10 +11,11 @@ from servetwin.cluster.kv_transfers import KvPort
 from servetwin.core.errors import InputError
 from servetwin.core.units import GB, NS_PER_US, seconds_to_ns, us_to_ns
 from servetwin.hardware.catalogue import load_device
-from servetwin.scenario.disaggregation import port_bytes_per_s, port_latency_us
+from servetwin.scenario.disaggregation import port_latency_us
 from servetwin.scenario.disaggregation_options import PortOptions
 from servetwin.scenario.encoder_options import EncoderOptions
 from servetwin.scenario.hardware import Replica
+from servetwin.scenario.link_sharing import port_bytes_per_s
 from servetwin.scenario.schema import Scenario
 from servetwin.step.encoder_time import MeasuredEncoder, VisionEncoder
 from servetwin.step.vision_transformer import VISION_TRANSFORMERS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from servetwin.core.errors import InputError
 from servetwin.core.units import GB
 from servetwin.network.base import collectives
-from servetwin.scenario.disaggregation_options import KvPortOptions
+from servetwin.scenario.disaggregation_options import DEFAULT_PORT_GB_PER_S, KvPortOptions, PortOptions
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.plans import build_plan
 from servetwin.scenario.step_models import build_step_model
@@ -58,8 +58,13 @@ def link_times(
     return [by_timing[id(spec.timing)] for spec in instances]
 
 
-def shared_port_bytes_per_s(port: KvPortOptions, replica: Replica) -> float | None:
-    """Return the bandwidth of one accelerator's port where it is the link of a replica's collectives, else None.
+def port_bytes_per_s(port: PortOptions) -> float:
+    """Return the bandwidth of one port."""
+    return (DEFAULT_PORT_GB_PER_S if port.bandwidth_gb_per_s is None else port.bandwidth_gb_per_s) * GB
+
+
+def accelerator_port_bytes_per_s(port: KvPortOptions, replica: Replica) -> float:
+    """Return the bandwidth of one accelerator's port: that of the link of a replica's collectives, where it is that.
 
     Raises
     ------
@@ -74,7 +79,7 @@ def shared_port_bytes_per_s(port: KvPortOptions, replica: Replica) -> float | No
             f"{link / GB:g} GB/s: they are one link; leave the bandwidth out, or give both the same",
             where="disaggregation.port.bandwidth_gb_per_s",
         )
-    return link
+    return port_bytes_per_s(port) if link is None else link
 
 
 def outer_bytes_per_s(replica: Replica) -> float | None:
@@ -96,6 +101,9 @@ class _PoolLinks:
         self._loads = "weights" in port.shared_with and bool(replica.placed_stages)
         if self._collectives:
             _check_follows_bandwidth(replica)
+        self._port_bytes_per_s = accelerator_port_bytes_per_s(port, replica)
+        if self._loads:
+            _check_memory(replica, self._port_bytes_per_s, where)
 
     def time_of(self, timing: Timing) -> LinkTime | None:
         """Return what steps timed so take of the port; None for nothing."""
@@ -105,6 +113,7 @@ class _PoolLinks:
             timing,
             _timing(replace(self._replica, link_share=0.5)) if self._collectives else None,
             _timing(_with_slow_memory(self._replica)) if self._loads else None,
+            link_bytes_per_s=self._port_bytes_per_s,
         )
         if found.of([_SOME_STEP] * getattr(timing, "num_ranks", 1)).transfer_ns:
             return found
@@ -132,6 +141,21 @@ def _with_slow_memory(replica: Replica) -> Replica:
         memory.append(device.model_copy(update=changes))
     hardware = replica.hardware.model_copy(update={"memory": tuple(memory)})
     return replace(replica, pool=replica.pool.model_copy(update={"hardware": hardware}))
+
+
+def _check_memory(replica: Replica, port_bytes_per_s: float, where: str) -> None:
+    """Check that no memory sends its loads faster than the port that they cross can carry them."""
+    placed = replica.placed_stages[0]
+    kv = placed.placement.kv
+    for name in dict.fromkeys([*placed.bytes_by_device, *([kv.device] if kv is not None else [])]):
+        rate = placed.devices[name].rate_bytes_per_s
+        if rate > 1.01 * port_bytes_per_s:
+            raise InputError(
+                f"loads of {replica.where} come from {name!r} at {rate / GB:g} GB/s for each accelerator, and the port "
+                f"that they share with KV carries {port_bytes_per_s / GB:g} GB/s: give the memory at most that "
+                "(per_rank_gb_per_s), the port more, or leave weights out",
+                where=where,
+            )
 
 
 def _check_follows_bandwidth(replica: Replica) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, cast
 
 from servetwin.core.errors import InputError
+from servetwin.core.units import NS_PER_S
 from servetwin.step.base import StepModel, StepShape
 from servetwin.step.plans.base import ExecutionPlan
 
@@ -17,6 +18,10 @@ class LoadingStepModel(StepModel, Protocol):
 
     def loads_ns(self, shape: StepShape) -> float:
         """Return how long a step's loads take alone, in nanoseconds, whether anybody waits for them or not."""
+        ...
+
+    def loaded_bytes(self, shape: StepShape) -> Mapping[str, float]:
+        """Return the bytes that one rank loads in a step, by memory device."""
         ...
 
 
@@ -32,7 +37,9 @@ class LinkTime:
 
     Time on a link is latencies + bytes / bandwidth. At half the bandwidth a step lasts longer by the second part, as
     its own model has it: algorithms, overlap with computation and the slowest rank included. Of loads of weights the
-    bytes are known; what a step at half the bandwidth does not last longer is hidden behind computing.
+    bytes are known. They take ``b / s`` on the link with a share ``s`` of it, and as long as their memory ``m`` takes
+    where that is longer: ``max(m, b / s) - m`` more than alone. What a step with memory of half the bandwidth does not
+    last longer by is hidden behind computing.
 
     Parameters
     ----------
@@ -42,6 +49,8 @@ class LinkTime:
         The same with half the bandwidth for collectives; None: they have links of their own.
     loads
         The same with half the bandwidth for loads of weights; None: they have links of their own, or there are none.
+    link_bytes_per_s
+        Bandwidth of one rank's accelerator's link, at least that of the memory from which loads come.
 
     Raises
     ------
@@ -50,7 +59,9 @@ class LinkTime:
         loads under any plan.
     """
 
-    def __init__(self, timing: Timing, collectives: Timing | None, loads: Timing | None = None) -> None:
+    def __init__(
+        self, timing: Timing, collectives: Timing | None, loads: Timing | None = None, *, link_bytes_per_s: float
+    ) -> None:
         if getattr(timing, "num_stages", 1) > 1 or hasattr(timing, "member_times_ns"):
             raise InputError(
                 "steps that share links with KV are modelled for plain instances and lockstep groups; "
@@ -62,6 +73,7 @@ class LinkTime:
                 "does not tell its loads"
             )
         self._timing, self._collectives, self._loads = timing, collectives, loads
+        self._link_bytes_per_s = link_bytes_per_s
         self.comes_in = collectives is None
         """Whether all that it moves comes in, and nothing leaves by the link (loads alone)."""
 
@@ -72,10 +84,20 @@ class LinkTime:
         if self._collectives is not None:
             transfer_ns = max(0, _step_ns(self._collectives, shapes) - alone_ns)
         if self._loads is not None:
-            loads_ns = sum(round(cast(LoadingStepModel, self._timing).loads_ns(shape)) for shape in shapes if shape)
-            hidden_ns = max(0, loads_ns - max(0, _step_ns(self._loads, shapes) - alone_ns))
-            transfer_ns += loads_ns
+            loads_ns, on_link_ns = self._loads_ns(shapes)
+            waits_ns = max(0, _step_ns(self._loads, shapes) - alone_ns)
+            hidden_ns = max(0, loads_ns - waits_ns) + loads_ns - on_link_ns
+            transfer_ns += on_link_ns
         return LinkUse(transfer_ns, hidden_ns)
+
+    def _loads_ns(self, shapes: Sequence[StepShape | None]) -> tuple[int, int]:
+        """Return how long a step's loads take as their memory has it, and what of that the link needs alone."""
+        model, (shape,) = cast(LoadingStepModel, self._timing), shapes
+        if shape is None:
+            return 0, 0
+        loads_ns = round(model.loads_ns(shape))
+        num_bytes = sum(model.loaded_bytes(shape).values())
+        return loads_ns, min(loads_ns, round(num_bytes / self._link_bytes_per_s * NS_PER_S))
 
 
 def _step_ns(timing: Timing, shapes: Sequence[StepShape | None]) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from servetwin.cluster.base import InstanceSpec
+from servetwin.core.units import NS_PER_S
 from servetwin.step.base import StepModel, StepShape
 from servetwin.step.link_share import LinkTime
 from servetwin.step.plans.base import StageTime
@@ -27,9 +28,10 @@ def random_link_times(rng: np.random.Generator, instances: Sequence[InstanceSpec
                 cast(StepModel, _Other(timing, 1.0, loads)),
                 _slower(timing, collectives) if collectives else None,
                 _slower(timing, min(loads, exposed)) if loads else None,
+                link_bytes_per_s=NS_PER_S * (2 if exposed == 0.5 else 1),
             )
         elif collectives and spec.plan.num_stages == 1:
-            by_timing[id(timing)] = LinkTime(timing, _slower(timing, collectives))
+            by_timing[id(timing)] = LinkTime(timing, _slower(timing, collectives), link_bytes_per_s=NS_PER_S)
     return [by_timing[id(spec.timing)] for spec in instances]
 
 
@@ -56,3 +58,7 @@ class _Other:
     def loads_ns(self, shape: StepShape) -> float:
         """Return the time of its loads."""
         return self.duration_ns(shape) * self._loads
+
+    def loaded_bytes(self, shape: StepShape) -> Mapping[str, float]:
+        """Return its loads: a byte comes each nanosecond."""
+        return {"memory": self.loads_ns(shape)}
