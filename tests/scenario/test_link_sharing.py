@@ -16,6 +16,7 @@ from servetwin.network.base import Link
 from servetwin.network.collectives import Ring
 from servetwin.scenario.build import build
 from servetwin.scenario.load import load_scenario
+from servetwin.step.base import StepShape
 
 PCIE_GB_PER_S = 20.0
 LOAD = {
@@ -137,6 +138,29 @@ def test_a_fast_memory_that_holds_nothing_does_not_matter() -> None:
     assert build(load_scenario(apart(WEIGHTS, pool))).shared_links[0] is not None
 
 
+def on_port_of_attention(tensor: int, model: str, **ffn: Any) -> int | None:
+    """Return how long a step's bytes take on the ports of attention whose FFNs are elsewhere; None for nothing."""
+    pool = {
+        "hardware": {"device": "H100-SXM", "ffn": {"device": "H100-SXM", "count": 4, **ffn}},
+        "engine": {"tensor_parallel_size": tensor, "data_parallel_size": 2 // tensor},
+        "step": {"plan": {"kind": "attention_ffn"}},
+    }
+    options = {"connector": "mooncake", "port": {"shared_with": ["collectives"]}}
+    data = apart(options, {"engine": {"tensor_parallel_size": 2}}, **pool) | {"model": model}
+    found = build(load_scenario(data)).shared_links[1]
+    return None if found is None else found.of([StepShape(8, 8000, (), 1000, 1000)] * (2 // tensor)).transfer_ns
+
+
+def test_ffn_devices_have_links_of_their_own() -> None:
+    """What they exchange does not cross attention's ports, from which KV goes, however slow their link is."""
+    slow, fast = ({"bandwidth_gb_per_s": gb_per_s} for gb_per_s in (1, 450))
+    of_slow, of_fast = (on_port_of_attention(2, "meta-llama/Llama-3.1-8B", link=link) for link in (slow, fast))
+    assert of_slow == of_fast
+    assert of_fast is not None
+    assert of_fast > 0
+    assert on_port_of_attention(1, "Qwen/Qwen3-30B-A3B") is None  # data-parallel attention exchanges nothing
+
+
 def test_other_pools_may_have_several_batches_in_flight() -> None:
     """Nobody asks the steps of a pool that does not use the ports: a pipeline, or LLMServingSim's members."""
     members = {"engine": {"data_parallel_size": 2, "enable_expert_parallel": True}}
@@ -180,7 +204,12 @@ def test_other_pools_may_have_several_batches_in_flight() -> None:
                 {"port": {"shared_with": ["collectives"]}},
                 engine={"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
             ),
-            ["several batches in flight"],
+            ["disaggregation.port.shared_with", "cluster.dec", "several batches in flight", "leave this out"],
+        ),
+        (
+            apart(WEIGHTS, offloaded(data_parallel_size=2, enable_expert_parallel=True))
+            | {"model": "Qwen/Qwen3-30B-A3B"},
+            ["disaggregation.port.shared_with", "cluster.pre", "does not tell its loads", "leave this out"],
         ),
         (
             apart(WEIGHTS | {"port": {"bandwidth_gb_per_s": 40, "shared_with": ["weights"]}}, offloaded(50)),

@@ -62,7 +62,7 @@ def ffn_replica(replica: Replica) -> Replica:
             "engine": engine.model_copy(update=degrees | {"decode_context_parallel_size": 1}),
         }
     )
-    return replace(replica, pool=pool, is_ffn=True)
+    return replace(replica, pool=pool, is_ffn=True, link_share=1.0)
 
 
 def port_of(options: FfnOptions) -> Link:

@@ -109,23 +109,32 @@ class _PoolLinks:
         """Return what steps timed so take of the port; None for nothing."""
         if not self._collectives and not self._loads:
             return None
-        found = LinkTime(
-            timing,
-            _timing(replace(self._replica, link_share=0.5)) if self._collectives else None,
-            _timing(_with_slow_memory(self._replica)) if self._loads else None,
-            link_bytes_per_s=self._port_bytes_per_s,
-        )
+        found = self._link_time(timing)
         if found.of([_SOME_STEP] * getattr(timing, "num_ranks", 1)).transfer_ns:
             return found
         topology = self._replica.topology
         one_level = topology is None or len(topology.levels) == 1
-        if one_level and (self._replica.ranks.tensor > 1 or hasattr(timing, "stage_times_ns")):
+        exchanges = hasattr(timing, "stage_times_ns") and self._replica.part == "all"
+        if one_level and (self._replica.ranks.tensor > 1 or exchanges):
             raise InputError(
                 f"steps of {self._replica.where} take as long at half the bandwidth of the link: its step model, "
                 f"{self._replica.pool.step.model!r}, knows nothing of the links; leave this out",
                 where=self._where,
             )
         return None
+
+    def _link_time(self, timing: Timing) -> LinkTime:
+        try:
+            return LinkTime(
+                timing,
+                _timing(replace(self._replica, link_share=0.5)) if self._collectives else None,
+                _timing(_with_slow_memory(self._replica)) if self._loads else None,
+                link_bytes_per_s=self._port_bytes_per_s,
+            )
+        except InputError as error:
+            if error.where is not None:
+                raise
+            raise InputError(f"{self._replica.where}: {error}; leave this out", where=self._where) from None
 
 
 def _timing(replica: Replica) -> Timing:
