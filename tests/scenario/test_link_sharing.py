@@ -55,6 +55,17 @@ def test_nothing_changes_where_nothing_crosses() -> None:
         np.testing.assert_array_equal(column, together.requests[name])
 
 
+def test_a_run_says_that_use_of_links_leaves_out_what_steps_send() -> None:
+    """By pool, and only where something is shared."""
+    named = [
+        [notice for notice in servetwin.simulate(data).summary["notices"] if notice.startswith("ports of")]
+        for data in (on_one_link([]), on_one_link(["collectives"]), apart(WEIGHTS, offloaded()))
+    ]
+    assert [len(notices) for notices in named] == [0, 1, 1]
+    assert "pre, dec:" in named[1][0]
+    assert "of pre:" in named[2][0]
+
+
 def test_the_port_is_the_link_unless_it_is_given() -> None:
     """Two accelerators have the bandwidth of two links."""
     data = on_one_link(["collectives"])

@@ -28,7 +28,7 @@ from servetwin.scenario.dynamic_chunking import build_dynamic_chunking
 from servetwin.scenario.encoders import build_encoders, encoder_notices, encoder_ports
 from servetwin.scenario.factories import make
 from servetwin.scenario.hardware import Replica
-from servetwin.scenario.link_sharing import link_times
+from servetwin.scenario.link_sharing import link_times, sharing_notices
 from servetwin.scenario.load import LoadedScenario
 from servetwin.scenario.plans import build_plan, with_partition
 from servetwin.scenario.router_options import RouterOptions
@@ -116,6 +116,7 @@ class Deployment:
         said = [*self.workload.notices, *(notice for replica in self.replicas for notice in replica.notices)]
         for spec in self.instances:
             said += spec.timing.notices
+        said += sharing_notices(self.shared_links, self.instances)
         said += [*self.accounting.notices, *encoder_notices(self.scenario, self.workload)]
         return list(dict.fromkeys(said))
 

@@ -58,6 +58,14 @@ def link_times(
     return [by_timing[id(spec.timing)] for spec in instances]
 
 
+def sharing_notices(shared: Sequence[LinkTime | None], instances: Sequence[InstanceSpec]) -> list[str]:
+    """Return what a user should know of the use of links that steps share."""
+    if not shared:
+        return []
+    pools = dict.fromkeys(spec.pool for spec, own in zip(instances, shared, strict=True) if own is not None)
+    return [f"ports of {', '.join(pools)}: their use, where shown, counts KV and embeddings, not what steps send"]
+
+
 def port_bytes_per_s(port: PortOptions) -> float:
     """Return the bandwidth of one port."""
     return (DEFAULT_PORT_GB_PER_S if port.bandwidth_gb_per_s is None else port.bandwidth_gb_per_s) * GB
