@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from servetwin.cluster.base import Disaggregation, EncoderPool, LinkRecord
-from servetwin.cluster.kv_transfers import FABRIC, KvTransfers, link_records_of
+from servetwin.cluster.kv_transfers import KvPort, KvTransfers, link_records_of, star
 from servetwin.network.flow_graph import FlowGraph
 from servetwin.network.flows import FlowNetwork
 
@@ -74,11 +74,10 @@ def _network_of_kv(disaggregation: Disaggregation | None) -> FlowNetwork | None:
 
 
 def _own_graph(pool: EncoderPool, names: Sequence[str]) -> FlowGraph:
-    graph = FlowGraph()
-    graph.add_node(FABRIC)
-    for name in encoder_names(pool.workers):
-        graph.add_link(name, FABRIC, pool.bandwidth_bytes_per_s, pool.latency_ns)
-    for number, name in enumerate(names):
-        ports = pool.instance_bytes_per_s
-        graph.add_link(name, FABRIC, ports[number] if ports else pool.bandwidth_bytes_per_s)
-    return graph
+    bandwidth = pool.instance_bytes_per_s or [pool.bandwidth_bytes_per_s] * len(names)
+    encoders = [
+        KvPort(name, pool.bandwidth_bytes_per_s, kv_bytes_per_token=0, latency_ns=pool.latency_ns)
+        for name in encoder_names(pool.workers)
+    ]
+    instances = [KvPort(name, own, 0) for name, own in zip(names, bandwidth, strict=True)]
+    return star([*encoders, *instances])[0]

@@ -97,7 +97,7 @@ class KvTransfers:
     ) -> None:
         if message_tokens < 1:
             raise InputError(f"a message carries at least 1 token, got {message_tokens}")
-        graph, self._ways = _star(ports, latency_ns, message_ns, fabric_bytes_per_s)
+        graph, self._ways = star(ports, latency_ns, message_ns, fabric_bytes_per_s)
         self.overlaps = by_layer
         self._ports = ports
         self._message_tokens = message_tokens
@@ -179,10 +179,13 @@ class KvTransfers:
         return link_records_of(self.network, self._interval_ns)
 
 
-def _star(
-    ports: Sequence[KvPort], latency_ns: float, message_ns: float, fabric_bytes_per_s: float | None
+def star(
+    ports: Sequence[KvPort],
+    latency_ns: float = 0.0,
+    message_ns: float = 0.0,
+    fabric_bytes_per_s: float | None = None,
 ) -> tuple[FlowGraph, list[tuple[int, int]]]:
-    """Return the graph, and both directions of each port."""
+    """Return the graph of ports around a fabric, and both directions of each port."""
     graph, ways = FlowGraph(), []
     graph.add_node(FABRIC)
     far = FABRIC

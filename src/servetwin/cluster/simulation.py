@@ -350,24 +350,30 @@ class _Loop:
         unit = self.units[number]
         self._stepped_ns, self._stepped = now_ns, number
         finished = unit.complete(now_ns)
-        if self._only_steps:
-            end_ns = unit.plan(now_ns, horizon_ns)
-            if end_ns is not None:
-                heapq.heappush(self.events, (end_ns, STEP, number))
-            if finished and self._watches_ends:
-                for request in finished:
-                    self.routing.left(self.requests.instance[request.row])
-            return
-        if finished and self.releases.any:
+        if not self._only_steps:
+            self._after_completion(unit, finished, now_ns)
+        end_ns = unit.plan(now_ns, horizon_ns)
+        if end_ns is not None:
+            heapq.heappush(self.events, (end_ns, STEP, number))
+        if not self._only_steps:
+            self._after_planning(number, now_ns)
+        if finished and self._watches_ends:
+            for request in finished:
+                self.routing.left(self.requests.instance[request.row])
+
+    def _after_completion(self, unit: Unit, finished: Sequence[Request], now_ns: int) -> None:
+        """Let those come who wait for a request's end, and those go on whose prompt is computed."""
+        if self.releases.any:
             for request in finished:
                 self.releases.after_completion(request.row, now_ns)
         if self._handovers:
             self._take_handed_over(unit, now_ns)
-        end_ns = unit.plan(now_ns, horizon_ns)
-        if end_ns is not None:
-            heapq.heappush(self.events, (end_ns, STEP, number))
-            if self._steps_on_links:
-                self._steps_on_links.look(number, now_ns)
+
+    def _after_planning(self, number: int, now_ns: int) -> None:
+        """Let links, KV, tiers, the router and the invariants know of what a unit does next."""
+        unit = self.units[number]
+        if self._steps_on_links:
+            self._steps_on_links.look(number, now_ns)
         if self._handovers:
             for instance in members(unit):
                 if instance.reserved:
@@ -377,9 +383,6 @@ class _Loop:
         if self._watches_steps:
             for instance in members(unit):
                 self.routing.look_at(instance)
-        elif finished and self._watches_ends:
-            for request in finished:
-                self.routing.left(self.requests.instance[request.row])
         if self.check_invariants:
             for instance in members(unit):
                 check_instance(instance, self.specs[instance.number].name)

@@ -12,7 +12,7 @@ from servetwin.cluster.encoder_batches import EncoderBatches, batches_of
 from servetwin.core.units import NS_PER_S
 from servetwin.energy.base import ACCELERATORS, EncoderPower, Traffic
 from servetwin.energy.curves import PowerCurve, pulses
-from servetwin.energy.instance import state_curve
+from servetwin.energy.instance import state_curve, stretches
 from servetwin.energy.pool import (
     EncoderRecord,
     PoolRecord,
@@ -42,7 +42,7 @@ def record_encoders(power: EncoderPower, outcome: SimulationOutcome, traffic: Se
         own = batches.worker == worker
         busy = batches.start_ns[own], ends[own]
         lasting = np.maximum(busy[1] - busy[0], 1)
-        drawn.append((state_curve(power, _joined(*busy), end_ns), _spread(*busy, above_standby[own] / lasting)))
+        drawn.append((state_curve(power, stretches(*busy), end_ns), _spread(*busy, above_standby[own] / lasting)))
         curves[ACCELERATORS] += drawn[-1]
         if host_w:
             curves["host"].append(_spread(*busy, np.full(len(lasting), host_w / NS_PER_S)))
@@ -93,13 +93,6 @@ def _operations_j(power: EncoderPower, batches: EncoderBatches, tokens: Integers
     flops, weights, kv = np.array(done, dtype=np.float64).reshape(-1, 3).T
     joules: Floats = flops * device.flop_energy(_DTYPE)
     return joules + weights * device.joules_per_weight_byte + kv * device.joules_per_kv_byte
-
-
-def _joined(start_ns: Integers, end_ns: Integers) -> tuple[Integers, Integers]:
-    """Return start and end of the stretches in which batches follow each other without a pause."""
-    begins = np.append(True, start_ns[1:] > end_ns[:-1])[: len(start_ns)]
-    ends = np.append(start_ns[1:] > end_ns[:-1], True)[: len(end_ns)]
-    return start_ns[begins], end_ns[ends]
 
 
 def _spread(start_ns: Integers, end_ns: Integers, joules_per_ns: Floats) -> PowerCurve:

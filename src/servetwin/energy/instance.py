@@ -94,11 +94,16 @@ def _clocks(pool: PoolPower, steps: InstanceSteps) -> tuple[Floats, Floats]:
 
 def busy_times(steps: InstanceSteps) -> tuple[Times, Times]:
     """Return start and end of the stretches in which at least one step runs."""
-    if not len(steps.start_ns):
+    return stretches(steps.start_ns, steps.end_ns)
+
+
+def stretches(start_ns: Times, end_ns: Times) -> tuple[Times, Times]:
+    """Return start and end of the stretches that some spans of time cover, which may overlap or follow each other."""
+    if not len(start_ns):
         nothing = np.zeros(0, dtype=np.int64)
         return nothing, nothing
-    order = np.argsort(steps.start_ns, kind="stable")
-    start, end = steps.start_ns[order], np.maximum.accumulate(steps.end_ns[order])
+    order = np.argsort(start_ns, kind="stable")
+    start, end = start_ns[order], np.maximum.accumulate(end_ns[order])
     begins = np.append(True, start[1:] > end[:-1])
     return start[begins], end[np.append(begins[1:], True)]
 

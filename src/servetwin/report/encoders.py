@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from servetwin.cluster.embeddings import encoder_names
 from servetwin.core.units import NS_PER_S
 from servetwin.metrics.measurements import Measurements
 from servetwin.metrics.stats import STATISTICS
@@ -29,8 +30,7 @@ def encoder_figures(measurements: Measurements) -> list[Figure]:
     mine = series["kind"] == "encoder"
     interval_s = measurements.grid.interval_ns / NS_PER_S
     busy = series["value"][mine & (series["metric"] == "busy_fraction")].reshape(len(times), -1).T * 100
-    names = [f"encoder-{number}" for number in range(len(busy))]
-    use = dict(zip(names, busy, strict=True)) if len(busy) <= len(COLORS) else _spread(busy)
+    use = dict(zip(encoder_names(len(busy)), busy, strict=True)) if len(busy) <= len(COLORS) else _spread(busy)
     states = {name: series["value"][mine & (series["metric"] == name)] for name in ("waiting", "encoding", "sending")}
     caption = "share of each interval in which a batch is encoded"
     figures = [

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from servetwin.core.errors import InputError
-from servetwin.core.units import GB, NS_PER_US
+from servetwin.core.units import GB
 from servetwin.memory.ffn_memory import FfnMemory
 from servetwin.network.base import Link
-from servetwin.scenario.disaggregation_options import DEFAULT_LATENCY_US, DEFAULT_PORT_GB_PER_S
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.parallel import Stage
 from servetwin.scenario.schema import FfnOptions, HardwareOptions, LinkOptions
@@ -67,10 +66,7 @@ def ffn_replica(replica: Replica) -> Replica:
 
 def port_of(options: FfnOptions) -> Link:
     """Return the port of each device to the other side; the defaults are those of ports that carry KV."""
-    given = options.port
-    bandwidth = DEFAULT_PORT_GB_PER_S if given.bandwidth_gb_per_s is None else given.bandwidth_gb_per_s
-    latency_us = DEFAULT_LATENCY_US if given.latency_us is None else given.latency_us
-    return Link(bandwidth * GB, latency_us * NS_PER_US)
+    return Link(options.port.bytes_per_s, options.port.latency_ns)
 
 
 def ffn_memory(replica: Replica) -> FfnMemory:

@@ -12,12 +12,7 @@ from servetwin.core.errors import InputError
 from servetwin.core.units import GB, NS_PER_S, NS_PER_US, us_to_ns
 from servetwin.engine.base import FirstToken
 from servetwin.llm.parts import LatentAttention
-from servetwin.scenario.disaggregation_options import (
-    DEFAULT_LATENCY_US,
-    DisaggregationOptions,
-    KvPortOptions,
-    PortOptions,
-)
+from servetwin.scenario.disaggregation_options import DisaggregationOptions, KvPortOptions
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.link_sharing import accelerator_port_bytes_per_s
 from servetwin.step.link_share import LinkTime
@@ -106,11 +101,6 @@ def _ports(
     return [_port(spec, by_pool[spec.pool], options.port) for spec in instances]
 
 
-def port_latency_us(port: PortOptions) -> float:
-    """Return the latency of a transfer, from end to end."""
-    return DEFAULT_LATENCY_US if port.latency_us is None else port.latency_us
-
-
 def _transfers(
     options: DisaggregationOptions,
     replicas: Sequence[Replica],
@@ -123,7 +113,7 @@ def _transfers(
     facts = disaggregation_facts(options, replicas)
     return KvTransfers(
         ports,
-        port_latency_us(options.port) * NS_PER_US,
+        options.port.latency_ns,
         message_tokens=max(spec.settings.block_size for spec in instances),
         message_ns=facts["message_us"] * NS_PER_US * facts["messages_per_block"],
         cap_bytes_per_s=None if cap is None else cap * GB,

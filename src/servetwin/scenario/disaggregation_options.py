@@ -6,14 +6,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
+from servetwin.core.units import GB, NS_PER_US
 from servetwin.scenario.base import Microseconds, Options, wrapped
 from servetwin.scenario.router_options import RouterOptions
 
 RoleName: TypeAlias = Literal["both", "prefill", "decode"]
-
-
-DEFAULT_PORT_GB_PER_S = 50.0
-DEFAULT_LATENCY_US = 10.0
 
 
 class PortOptions(Options):
@@ -26,6 +23,16 @@ class PortOptions(Options):
     transfer_gb_per_s: float | None = Field(
         None, gt=0, le=1e6, description="Most that one transfer takes; default: nothing but the ports limits it."
     )
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bandwidth of one accelerator's port."""
+        return (50.0 if self.bandwidth_gb_per_s is None else self.bandwidth_gb_per_s) * GB
+
+    @property
+    def latency_ns(self) -> float:
+        """Of a transfer, from end to end."""
+        return (10.0 if self.latency_us is None else self.latency_us) * NS_PER_US
 
 
 class KvPortOptions(PortOptions):

@@ -9,13 +9,11 @@ from servetwin.cluster.base import EncoderPool, EncoderTime, InstanceSpec
 from servetwin.cluster.embeddings import encoder_names
 from servetwin.cluster.kv_transfers import KvPort
 from servetwin.core.errors import InputError
-from servetwin.core.units import GB, NS_PER_US, seconds_to_ns, us_to_ns
+from servetwin.core.units import GB, seconds_to_ns
 from servetwin.hardware.catalogue import load_device
-from servetwin.scenario.disaggregation import port_latency_us
 from servetwin.scenario.disaggregation_options import PortOptions
 from servetwin.scenario.encoder_options import EncoderOptions
 from servetwin.scenario.hardware import Replica
-from servetwin.scenario.link_sharing import port_bytes_per_s
 from servetwin.scenario.schema import Scenario
 from servetwin.step.encoder_time import MeasuredEncoder, VisionEncoder
 from servetwin.step.vision_transformer import VISION_TRANSFORMERS
@@ -39,7 +37,7 @@ def build_encoders(
     if options is None:
         _check_nothing_to_encode(workload)
         return None
-    bandwidth = port_bytes_per_s(options.port)
+    bandwidth = options.port.bytes_per_s
     accelerators = {replica.pool.name: replica.engine.accelerators_per_rank for replica in replicas}
     return EncoderPool(
         workers=options.workers,
@@ -47,7 +45,7 @@ def build_encoders(
         max_batch_requests=options.max_batch_requests,
         bytes_per_token=options.bytes_per_token or EMBEDDING_BYTES * _hidden_size(replicas, "encoders.bytes_per_token"),
         bandwidth_bytes_per_s=bandwidth,
-        latency_ns=us_to_ns(port_latency_us(options.port)),
+        latency_ns=round(options.port.latency_ns),
         device=options.device or "",
         cap_bytes_per_s=None if options.port.transfer_gb_per_s is None else options.port.transfer_gb_per_s * GB,
         instance_bytes_per_s=[bandwidth * accelerators[spec.pool] for spec in instances],
@@ -57,7 +55,7 @@ def build_encoders(
 
 def encoder_ports(pool: EncoderPool, kv_port: PortOptions) -> list[KvPort]:
     """Return the encoders' ports in the network of KV, in which instances have half of KV's latency."""
-    own_ns = max(0.0, pool.latency_ns - port_latency_us(kv_port) * NS_PER_US / 2)
+    own_ns = max(0.0, pool.latency_ns - kv_port.latency_ns / 2)
     return [
         KvPort(name, pool.bandwidth_bytes_per_s, kv_bytes_per_token=0, latency_ns=own_ns)
         for name in encoder_names(pool.workers)

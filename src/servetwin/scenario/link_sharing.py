@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from servetwin.core.errors import InputError
 from servetwin.core.units import GB
-from servetwin.network.base import collectives
-from servetwin.scenario.disaggregation_options import DEFAULT_PORT_GB_PER_S, KvPortOptions, PortOptions
+from servetwin.network.measured import MeasuredCollectives
+from servetwin.scenario.collectives import collectives_of
+from servetwin.scenario.disaggregation_options import KvPortOptions
 from servetwin.scenario.hardware import Replica
 from servetwin.scenario.plans import build_plan
 from servetwin.scenario.step_models import build_step_model
@@ -20,9 +20,6 @@ from servetwin.step.link_share import LinkTime
 if TYPE_CHECKING:
     from servetwin.cluster.base import InstanceSpec
     from servetwin.step.link_share import Timing
-
-_TABLES = {"path", "system"}
-"""Options of collectives that are read from tables."""
 
 _SOME_STEP = StepShape(8, 8000, ((512, 0),), 1000, 1000)
 
@@ -66,11 +63,6 @@ def sharing_notices(shared: Sequence[LinkTime | None], instances: Sequence[Insta
     return [f"ports of {', '.join(pools)}: their use, where shown, counts KV and embeddings, not what steps send"]
 
 
-def port_bytes_per_s(port: PortOptions) -> float:
-    """Return the bandwidth of one port."""
-    return (DEFAULT_PORT_GB_PER_S if port.bandwidth_gb_per_s is None else port.bandwidth_gb_per_s) * GB
-
-
 def accelerator_port_bytes_per_s(port: KvPortOptions, replica: Replica) -> float:
     """Return the bandwidth of one accelerator's port: that of the link of a replica's collectives, where it is that.
 
@@ -87,7 +79,7 @@ def accelerator_port_bytes_per_s(port: KvPortOptions, replica: Replica) -> float
             f"{link / GB:g} GB/s: they are one link; leave the bandwidth out, or give both the same",
             where="disaggregation.port.bandwidth_gb_per_s",
         )
-    return port_bytes_per_s(port) if link is None else link
+    return port.bytes_per_s if link is None else link
 
 
 def outer_bytes_per_s(replica: Replica) -> float | None:
@@ -131,6 +123,13 @@ class _PoolLinks:
             )
         return None
 
+    @property
+    def _memory_bytes_per_s(self) -> dict[str, float]:
+        """What one accelerator gets of each memory device from which steps load."""
+        if not self._loads:
+            return {}
+        return {name: device.rate_bytes_per_s for name, device in self._replica.placed_stages[0].devices.items()}
+
     def _link_time(self, timing: Timing) -> LinkTime:
         try:
             return LinkTime(
@@ -138,6 +137,7 @@ class _PoolLinks:
                 _timing(replace(self._replica, link_share=0.5)) if self._collectives else None,
                 _timing(_with_slow_memory(self._replica)) if self._loads else None,
                 link_bytes_per_s=self._port_bytes_per_s,
+                memory_bytes_per_s=self._memory_bytes_per_s,
             )
         except InputError as error:
             if error.where is not None:
@@ -178,9 +178,7 @@ def _check_memory(replica: Replica, port_bytes_per_s: float, where: str) -> None
 def _check_follows_bandwidth(replica: Replica) -> None:
     """Check that a pool's collectives follow from the bandwidth of a link."""
     kind, where = replica.pool.step.collective.kind, f"{replica.where}.step.collective.kind"
-    if kind == "default":
-        return
-    if isinstance(kind, str) and not _TABLES & set(inspect.signature(collectives.get(kind)).parameters):
+    if isinstance(kind, str) and not isinstance(collectives_of(replica), MeasuredCollectives):
         return
     name = kind if isinstance(kind, str) else type(kind).__name__
     raise InputError(

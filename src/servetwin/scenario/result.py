@@ -6,6 +6,7 @@ import json
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -123,7 +124,7 @@ class Result:
         """The whole cluster over time, one row per interval, as columns."""
         return self.measurements.timeline
 
-    @property
+    @cached_property
     def resources(self) -> Table:
         """Each resource over time, one row per interval, resource and metric, as columns; with encoders' power."""
         if self.energy is None or not self.energy.encoder_curves:

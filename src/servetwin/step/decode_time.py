@@ -20,11 +20,6 @@ class Root(NamedTuple):
     offset: float
     cap: float
 
-    def of(self, tokens: int, share: float = 1.0) -> float:
-        """Return the value for ``tokens`` tokens, at a share of the bandwidth."""
-        data = (self.slope * (tokens if tokens < self.cap else self.cap) + self.offset) / share
-        return sqrt(self.square + data * data)
-
 
 class DecodeTime(NamedTuple):
     """The time of steps with one number of decodes, in nanoseconds.
@@ -54,7 +49,10 @@ class DecodeTime(NamedTuple):
         return total
 
     def step_ns(self, tokens: int) -> int:
-        """Return the time of one step, rounded once; a run's steps are computed by the same expressions."""
+        """Return the time of one step, rounded once.
+
+        Written out here and in `run_ns`, where simulations spend their time; `added_to` has the same expressions.
+        """
         total = self.flat_ns
         for square, slope, offset, cap in self.roots:
             data = slope * (tokens if tokens < cap else cap) + offset
@@ -64,14 +62,8 @@ class DecodeTime(NamedTuple):
         return round(total + self.host_ns) or 1
 
     def exact_ns(self, tokens: int) -> float:
-        """Return the time of one step, not rounded (written out thrice: here is where simulations spend time)."""
-        total = self.flat_ns
-        for square, slope, offset, cap in self.roots:
-            data = slope * (tokens if tokens < cap else cap) + offset
-            total += sqrt(square + data * data)
-        if total < self.floor_ns:
-            total = self.floor_ns
-        return total + self.host_ns
+        """Return the time of one step, not rounded."""
+        return max(self.added_to(self.flat_ns, tokens, 1.0), self.floor_ns) + self.host_ns
 
     def run_ns(self, tokens: int, growth: int, max_steps: int, limit_ns: int) -> Sequence[int]:
         """Return the times of consecutive steps, the first over ``tokens`` tokens, each next over ``growth`` more.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, cast
 
 from servetwin.core.errors import InputError
@@ -15,10 +16,6 @@ Timing = StepModel | ExecutionPlan
 
 class LoadingStepModel(StepModel, Protocol):
     """A step model that loads weights over a link."""
-
-    def loads_ns(self, shape: StepShape) -> float:
-        """Return how long a step's loads take alone, in nanoseconds, whether anybody waits for them or not."""
-        ...
 
     def loaded_bytes(self, shape: StepShape) -> Mapping[str, float]:
         """Return the bytes that one rank loads in a step, by memory device."""
@@ -50,7 +47,9 @@ class LinkTime:
     loads
         The same with half the bandwidth for loads of weights; None: they have links of their own, or there are none.
     link_bytes_per_s
-        Bandwidth of one rank's accelerator's link, at least that of the memory from which loads come.
+        Bandwidth of one accelerator's link, at least that of the memory from which loads come.
+    memory_bytes_per_s
+        What one accelerator gets of each memory device from which loads come.
 
     Raises
     ------
@@ -60,20 +59,26 @@ class LinkTime:
     """
 
     def __init__(
-        self, timing: Timing, collectives: Timing | None, loads: Timing | None = None, *, link_bytes_per_s: float
+        self,
+        timing: Timing,
+        collectives: Timing | None,
+        loads: Timing | None = None,
+        *,
+        link_bytes_per_s: float = 0.0,
+        memory_bytes_per_s: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         if getattr(timing, "num_stages", 1) > 1 or hasattr(timing, "member_times_ns"):
             raise InputError(
                 "steps that share links with KV are modelled for plain instances and lockstep groups; "
                 f"{type(timing).__name__} has several batches in flight"
             )
-        if loads is not None and not hasattr(timing, "loads_ns"):
+        if loads is not None and not hasattr(timing, "loaded_bytes"):
             raise InputError(
                 f"loads of weights that share links with KV are modelled for plain instances; {type(timing).__name__} "
                 "does not tell its loads"
             )
         self._timing, self._collectives, self._loads = timing, collectives, loads
-        self._link_bytes_per_s = link_bytes_per_s
+        self._link_bytes_per_s, self._memory_bytes_per_s = link_bytes_per_s, memory_bytes_per_s
         self.comes_in = collectives is None
         """Whether all that it moves comes in, and nothing leaves by the link (loads alone)."""
 
@@ -95,9 +100,10 @@ class LinkTime:
         model, (shape,) = cast(LoadingStepModel, self._timing), shapes
         if shape is None:
             return 0, 0
-        loads_ns = round(model.loads_ns(shape))
-        num_bytes = sum(model.loaded_bytes(shape).values())
-        return loads_ns, min(loads_ns, round(num_bytes / self._link_bytes_per_s * NS_PER_S))
+        loaded = model.loaded_bytes(shape)
+        seconds = sum(num_bytes / self._memory_bytes_per_s[device] for device, num_bytes in loaded.items())
+        loads_ns = round(seconds * NS_PER_S)
+        return loads_ns, min(loads_ns, round(sum(loaded.values()) / self._link_bytes_per_s * NS_PER_S))
 
 
 def _step_ns(timing: Timing, shapes: Sequence[StepShape | None]) -> int:

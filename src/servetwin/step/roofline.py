@@ -352,12 +352,11 @@ class RooflineStepModel(StepModelBase):
 
     def _attention_parts_ns(self, shape: StepShape) -> dict[str, float]:
         n = shape.num_decodes
-        roots = self._decodes[n].roots if n else ()
         share = self._mixed_share if shape.prefills else 1.0
         part = part_of_rank(shape, self.ranks.prefill_context)
         return {
             "attention_launch": self._prefill_fixed_ns if shape.prefills else self._decode_fixed_ns,
-            "attention_decode": sum(root.of(shape.decode_kv_tokens, share) for root in roots),
+            "attention_decode": self._decodes[n].added_to(0.0, shape.decode_kv_tokens, share) if n else 0.0,
             "attention_prefill": sum(self._chunk_ns(new, context) for new, context in part.prefills),
         }
 

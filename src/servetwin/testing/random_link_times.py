@@ -29,9 +29,10 @@ def random_link_times(rng: np.random.Generator, instances: Sequence[InstanceSpec
                 _slower(timing, collectives) if collectives else None,
                 _slower(timing, min(loads, exposed)) if loads else None,
                 link_bytes_per_s=NS_PER_S * (2 if exposed == 0.5 else 1),
+                memory_bytes_per_s={"memory": NS_PER_S},
             )
         elif collectives and spec.plan.num_stages == 1:
-            by_timing[id(timing)] = LinkTime(timing, _slower(timing, collectives), link_bytes_per_s=NS_PER_S)
+            by_timing[id(timing)] = LinkTime(timing, _slower(timing, collectives))
     return [by_timing[id(spec.timing)] for spec in instances]
 
 
@@ -55,10 +56,6 @@ class _Other:
         duration_ns: int = self._timing.duration_ns(shape)
         return round(duration_ns * self._times)
 
-    def loads_ns(self, shape: StepShape) -> float:
-        """Return the time of its loads."""
-        return self.duration_ns(shape) * self._loads
-
     def loaded_bytes(self, shape: StepShape) -> Mapping[str, float]:
         """Return its loads: a byte comes each nanosecond."""
-        return {"memory": self.loads_ns(shape)}
+        return {"memory": self.duration_ns(shape) * self._loads}

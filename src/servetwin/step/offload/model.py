@@ -161,14 +161,6 @@ class OffloadedStepModel(StepModelBase):
             found[cache.device] = found.get(cache.device, 0.0) + self.experts.loaded_bytes(tokens, shape.draw)
         return found
 
-    def loads_ns(self, shape: StepShape) -> float:
-        """Return how long a step's loads take one after the other, whether anybody waits for them or not."""
-        devices = self.placed.devices
-        return sum(
-            num_bytes / devices[name].rate_bytes_per_s * NS_PER_S
-            for name, num_bytes in self.loaded_bytes(shape).items()
-        )
-
     def bound_by(self, shape: StepShape) -> str:
         """Return what limits most of a step: loads of weights, or what limits the base."""
         parts = self.breakdown_ns(shape)
